@@ -1,0 +1,34 @@
+"""jaxdeblend: separate overlapping stars and galaxies in multi-band images, with JAX."""
+
+from .instrument.box import Box as Box
+from .instrument.kernel import DifferenceKernel as DifferenceKernel
+from .instrument.observation import Observation as Observation
+from .instrument.psf import AbstractPSF as AbstractPSF
+from .instrument.psf import DoubleGaussianPSF as DoubleGaussianPSF
+from .instrument.psf import GaussianPSF as GaussianPSF
+from .instrument.psf import ImagePSF as ImagePSF
+from .instrument.psf import MoffatPSF as MoffatPSF
+from .model.blend import Blend as Blend
+from .model.component import AbstractComponent as AbstractComponent
+from .model.component import CubeComponent as CubeComponent
+from .model.component import FactorizedComponent as FactorizedComponent
+from .model.constraint import AbstractConstraint as AbstractConstraint
+from .model.constraint import CenterKept as CenterKept
+from .model.constraint import Connected as Connected
+from .model.constraint import Monotonic as Monotonic
+from .model.constraint import Normalized as Normalized
+from .model.constraint import Positive as Positive
+from .model.constraint import SparseThreshold as SparseThreshold
+from .model.constraint import Symmetric as Symmetric
+from .model.constraint import WeightedMonotonic as WeightedMonotonic
+from .model.morphology import AbstractMorphology as AbstractMorphology
+from .model.morphology import ImageMorphology as ImageMorphology
+from .model.morphology import PointMorphology as PointMorphology
+from .model.prior import AbstractPrior as AbstractPrior
+from .model.prior import CenterPrior as CenterPrior
+from .model.prior import SymmetricPrior as SymmetricPrior
+from .model.source import ExtendedSource as ExtendedSource
+from .model.source import PointSource as PointSource
+from .model.source import Source as Source
+from .model.spectrum import AbstractSpectrum as AbstractSpectrum
+from .model.spectrum import FreeSpectrum as FreeSpectrum

@@ -1,0 +1,153 @@
+"""Observation: the pixels, weights and PSFs of one blend in several bands."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+from ..ops import fft
+from .kernel import DifferenceKernel
+from .psf import AbstractPSF, GaussianPSF, ImagePSF
+
+MODEL_SIGMA = 0.8
+"""σ in pixels of the circular Gaussian PSF of model space."""
+
+
+class Observation(eqx.Module):
+    """Multi-band images of one blend, with what is needed to compare a model with them.
+
+    Unusable pixels (masked, NaN or infinite, or of a variance that is not positive and finite) get weight 0 *and* value
+    0, so that nothing can depend on what lies under them.
+
+    Parameters
+    ----------
+    images
+        Images (band, y, x) on one pixel grid, sky subtracted, in any flux unit.
+    variance
+        Variance of each pixel, in the squared unit; (band, y, x) or one number per band.
+    psf
+        A PSF, or stamps (band, y, x).
+    bands
+        Name of each band.
+    mask
+        True where a pixel is unusable; (band, y, x) or (y, x).
+    model_psf
+        PSF of model space; by default a circular Gaussian of σ = 0.8 px.
+    kernel
+        Difference kernel, if not the one that `DifferenceKernel.between` finds from `model_psf` to `psf`.
+
+    Raises
+    ------
+    ValueError
+        If shapes, bands or PSFs do not agree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> images = np.zeros((2, 32, 32))
+    >>> obs = jd.Observation(images, np.ones_like(images), jd.GaussianPSF(1.5), bands=("g", "r"))
+    >>> obs.shape, obs.bands
+    ((32, 32), ('g', 'r'))
+    """
+
+    images: Float[Array, "band y x"]
+    weights: Float[Array, "band y x"]
+    psf: AbstractPSF
+    model_psf: AbstractPSF
+    kernel: DifferenceKernel
+    transform: Complex[Array, "band ky kx"]
+    bands: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        images: object,
+        variance: object,
+        psf: object,
+        *,
+        bands: tuple[str, ...] | list[str],
+        mask: object | None = None,
+        model_psf: AbstractPSF | None = None,
+        kernel: DifferenceKernel | None = None,
+    ):
+        self.bands = tuple(str(band) for band in bands)
+        self.images, self.weights = _clean(images, variance, mask, self.bands)
+        self.psf = _check_psf(psf, len(self.bands))
+        self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
+        self.kernel = DifferenceKernel.between(self.model_psf, self.psf) if kernel is None else kernel
+        self.transform = self.kernel.transform(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (y, x) of the images."""
+        return (self.images.shape[-2], self.images.shape[-1])
+
+    @property
+    def background_rms(self) -> Float[Array, " band"]:
+        """Typical 1σ noise of a usable pixel: 1 / √(mean weight); 0 for a band without data."""
+        return background_rms(self.weights)
+
+    def convolve(self, cube: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
+        """Bring a model from model space to the PSF of each band."""
+        return fft.convolve(cube, self.transform, self.kernel.fft_shape(self.shape))
+
+    def correlate(self, cube: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
+        """The adjoint of `convolve`."""
+        return fft.correlate(cube, self.transform, self.kernel.fft_shape(self.shape))
+
+
+def background_rms(weights: Float[Array, "band y x"]) -> Float[Array, " band"]:
+    """Typical 1σ noise of a usable pixel of each band, 1 / √(mean weight), 0 for a band without data."""
+    used = weights > 0
+    mean = weights.sum(axis=(-2, -1)) / jnp.maximum(used.sum(axis=(-2, -1)), 1)
+    return jnp.where(mean > 0, jax.lax.rsqrt(jnp.where(mean > 0, mean, 1.0)), 0.0)
+
+
+def _clean(
+    images: object, variance: object, mask: object | None, bands: tuple[str, ...]
+) -> tuple[Float[Array, "band y x"], Float[Array, "band y x"]]:
+    """Images and weights, both 0 where a pixel is unusable."""
+    image = jnp.asarray(images, dtype=float)
+    if image.ndim != 3 or image.shape[0] != len(bands) or min(image.shape) == 0:
+        raise ValueError(
+            f"images: got shape {image.shape} for the {len(bands)} bands {bands}; give (band, y, x), not empty, "
+            "with one image per band."
+        )
+    spread = jnp.asarray(variance, dtype=float)
+    if spread.shape == (len(bands),):
+        spread = spread[:, None, None]
+    elif spread.shape != image.shape:
+        raise ValueError(
+            f"variance: got shape {spread.shape} for images of shape {image.shape}; give the same shape, or one "
+            f"number for each of the {len(bands)} bands."
+        )
+    good = jnp.isfinite(image) & jnp.isfinite(spread) & (spread > 0) & ~_as_mask(mask, image.shape)
+    weights = jnp.where(good, 1 / jnp.where(spread > 0, spread, 1.0), 0.0)
+    good = good & jnp.isfinite(weights) & (weights > 0)
+    return jnp.where(good, image, 0.0), jnp.where(good, weights, 0.0)
+
+
+def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Array:
+    if mask is None:
+        return jnp.zeros(shape, dtype=bool)
+    array = jnp.asarray(mask)
+    if array.shape not in (shape, shape[1:]):
+        raise ValueError(f"mask: got shape {array.shape} for images of shape {shape}; give (band, y, x) or (y, x).")
+    if array.dtype != bool:
+        raise ValueError(
+            f"mask: got dtype {array.dtype}; give booleans, True where a pixel is unusable. Bit planes must be "
+            "reduced first, for example (mask & bad_bits) != 0."
+        )
+    return jnp.broadcast_to(array, shape)
+
+
+def _check_psf(psf: object, n_bands: int) -> AbstractPSF:
+    checked = psf if isinstance(psf, AbstractPSF) else ImagePSF(np.asarray(psf) if _is_host(psf) else psf)
+    if checked.n_bands not in (1, n_bands):
+        raise ValueError(f"psf: got {checked.n_bands} bands for images of {n_bands}; give one PSF, or one per band.")
+    return checked
+
+
+def _is_host(value: object) -> bool:
+    return not isinstance(value, jax.Array)

@@ -1,0 +1,384 @@
+"""Point spread functions: what a point of light looks like on the pixels of each band.
+
+Every PSF renders a unit-sum stamp per band, integrated over the pixels. Profiles are written for one band and
+lifted over bands; a PSF with one band is shared by all.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf
+from jaxtyping import Array, Float
+
+_SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
+_NODES, _WEIGHTS = (values / 2 for values in np.polynomial.legendre.leggauss(6))
+"""Gauss–Legendre nodes and weights on one pixel, [-1/2, 1/2]."""
+
+
+class AbstractPSF(eqx.Module):
+    """A PSF of one or more bands."""
+
+    edge: eqx.AbstractVar[int]
+    """Natural odd edge of the stamp in pixels."""
+
+    @property
+    @abc.abstractmethod
+    def n_bands(self) -> int:
+        """Number of bands; 1 means that every band shares the PSF."""
+
+    @abc.abstractmethod
+    def stamp(self, edge: int) -> Float[Array, "band edge edge"]:
+        """Pixel-integrated stamp of odd edge, centred on its middle pixel, unit sum in each band."""
+
+    @abc.abstractmethod
+    def fwhm(self) -> Float[Array, " band"]:
+        """Full width at half maximum in pixels (for elliptical profiles: geometric mean of the axes)."""
+
+
+class GaussianPSF(AbstractPSF):
+    """Gaussian PSF, exp(-r² / 2σ²) integrated over the pixels.
+
+    The circular profile is integrated exactly (error functions), the elliptical one by 6 x 6 Gauss–Legendre nodes
+    in each pixel.
+
+    Parameters
+    ----------
+    sigma
+        σ in pixels, one number or one per band. For an elliptical profile σ² = ab, the product of the semi-axes.
+    ellipticity
+        (e1, e2) with |e| = (1 - q²) / (1 + q²) for the axis ratio q; shape (2,) or (band, 2). None: circular.
+
+    Raises
+    ------
+    ValueError
+        If a σ is not positive or an ellipticity is not below 1.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> psf = jd.GaussianPSF([1.5, 2.0])
+    >>> psf.stamp(15).shape, round(float(psf.fwhm()[1]), 2)
+    ((2, 15, 15), 4.71)
+    """
+
+    sigma: Float[Array, " band"]
+    ellipticity: Float[Array, "band 2"] | None
+    edge: int = eqx.field(static=True)
+
+    def __init__(self, sigma: object, ellipticity: object | None = None):
+        self.sigma = _per_band("sigma", sigma)
+        self.ellipticity = _ellipticity(ellipticity, self.sigma.shape[0])
+        self.edge = _odd(10 * _largest(self.sigma))
+
+    @property
+    def n_bands(self) -> int:
+        """Number of bands."""
+        return self.sigma.shape[0]
+
+    def stamp(self, edge: int) -> Float[Array, "band edge edge"]:
+        """Unit-sum stamp of odd edge."""
+        if self.ellipticity is None:
+            return _normalized(jax.vmap(lambda sigma: _circular_gaussian(sigma, edge))(self.sigma))
+
+        def profile(r2: Array, sigma: Array) -> Array:
+            return jnp.exp(-0.5 * r2 / sigma**2)
+
+        return _elliptical_stamp(profile, edge, self.ellipticity, self.sigma)
+
+    def fwhm(self) -> Float[Array, " band"]:
+        """FWHM = 2 √(2 ln 2) σ of the profile before the pixel."""
+        return _SIGMA_TO_FWHM * self.sigma
+
+
+class MoffatPSF(AbstractPSF):
+    """Moffat PSF, (1 + r² / α²)^-β, integrated over the pixels (Moffat 1969, A&A 3, 455).
+
+    Parameters
+    ----------
+    fwhm
+        FWHM = 2 α √(2^(1/β) - 1) in pixels, one number or one per band.
+    beta
+        Exponent β > 1, one number or one per band.
+    ellipticity
+        As for `GaussianPSF`.
+
+    Raises
+    ------
+    ValueError
+        If a FWHM is not positive, a β not above 1, or an ellipticity not below 1.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> float(jd.MoffatPSF(4.0, 3.0).stamp(41).sum())
+    1.0
+    """
+
+    width: Float[Array, " band"]
+    beta: Float[Array, " band"]
+    ellipticity: Float[Array, "band 2"] | None
+    edge: int = eqx.field(static=True)
+
+    def __init__(self, fwhm: object, beta: object = 3.0, ellipticity: object | None = None):
+        width, slope = _per_band("fwhm", fwhm), _per_band("beta", beta, minimum=1.0)
+        self.width, self.beta = _broadcast_bands("fwhm", width, "beta", slope)
+        self.ellipticity = _ellipticity(ellipticity, self.width.shape[0])
+        self.edge = _odd(max(15.0, 8 * _largest(self.width)))
+
+    @property
+    def n_bands(self) -> int:
+        """Number of bands."""
+        return self.width.shape[0]
+
+    def stamp(self, edge: int) -> Float[Array, "band edge edge"]:
+        """Unit-sum stamp of odd edge."""
+        alpha = self.width / (2 * jnp.sqrt(2 ** (1 / self.beta) - 1))
+
+        def profile(r2: Array, alpha: Array, beta: Array) -> Array:
+            return (1 + r2 / alpha**2) ** -beta
+
+        return _elliptical_stamp(profile, edge, self.ellipticity, alpha, self.beta)
+
+    def fwhm(self) -> Float[Array, " band"]:
+        """FWHM of the profile before the pixel."""
+        return self.width
+
+
+class DoubleGaussianPSF(AbstractPSF):
+    """Sum of a core and a wing Gaussian, (1 - w) G(σ₁) + w G(σ₂), integrated over the pixels.
+
+    Parameters
+    ----------
+    sigma_core, sigma_wing
+        σ₁ < σ₂ in pixels, one number or one per band.
+    wing_fraction
+        Share w of the flux in the wing, 0 <= w < 1, one number or one per band.
+
+    Raises
+    ------
+    ValueError
+        If a σ is not positive or w is not in [0, 1).
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> psf = jd.DoubleGaussianPSF(1.4, 3.0, 0.1)
+    >>> bool(psf.fwhm()[0] > 3.29)
+    True
+    """
+
+    sigma_core: Float[Array, " band"]
+    sigma_wing: Float[Array, " band"]
+    wing_fraction: Float[Array, " band"]
+    edge: int = eqx.field(static=True)
+
+    def __init__(self, sigma_core: object, sigma_wing: object, wing_fraction: object):
+        core, wing = _per_band("sigma_core", sigma_core), _per_band("sigma_wing", sigma_wing)
+        share = _per_band("wing_fraction", wing_fraction, minimum=None)
+        if not _concretely(lambda: bool(((np.asarray(share) >= 0) & (np.asarray(share) < 1)).all())):
+            raise ValueError(f"wing_fraction: got {wing_fraction}; give the wing's share of the flux in [0, 1).")
+        core, wing = _broadcast_bands("sigma_core", core, "sigma_wing", wing)
+        core, share = _broadcast_bands("sigma_core", core, "wing_fraction", share)
+        self.sigma_core, self.wing_fraction = core, share
+        self.sigma_wing = jnp.broadcast_to(wing, core.shape)
+        self.edge = _odd(10 * _largest(self.sigma_wing))
+
+    @property
+    def n_bands(self) -> int:
+        """Number of bands."""
+        return self.sigma_core.shape[0]
+
+    def stamp(self, edge: int) -> Float[Array, "band edge edge"]:
+        """Unit-sum stamp of odd edge."""
+
+        def one(core: Array, wing: Array, share: Array) -> Array:
+            return (1 - share) * _circular_gaussian(core, edge) + share * _circular_gaussian(wing, edge)
+
+        return _normalized(jax.vmap(one)(self.sigma_core, self.sigma_wing, self.wing_fraction))
+
+    def fwhm(self) -> Float[Array, " band"]:
+        """FWHM of the profile before the pixel, by bisection of the half-light level."""
+        core, wing = self.sigma_core**2, self.sigma_wing**2
+        a, b = (1 - self.wing_fraction) / core, self.wing_fraction / wing
+
+        def excess(r: Array) -> Array:
+            return a * jnp.exp(-0.5 * r**2 / core) + b * jnp.exp(-0.5 * r**2 / wing) - 0.5 * (a + b)
+
+        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            return jnp.where(excess(middle) > 0, middle, low), jnp.where(excess(middle) > 0, high, middle)
+
+        start = (jnp.zeros_like(core), 3 * jnp.sqrt(jnp.maximum(core, wing)))
+        low, high = jax.lax.fori_loop(0, 40, halve, start)
+        return low + high
+
+
+class ImagePSF(AbstractPSF):
+    """PSF given as image stamps, normalised to unit sum.
+
+    Stamps are taken as they are, pixels included; their centre is the middle pixel. Rectangular stamps are
+    padded with zeros to a square.
+
+    Parameters
+    ----------
+    stamps
+        Stamps (band, y, x) or one stamp (y, x), with odd edges, finite, of positive sum.
+
+    Raises
+    ------
+    ValueError
+        If the stamps have the wrong number of axes, an even edge, a NaN, or a sum that is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> jd.ImagePSF(np.ones((3, 5, 5))).stamp(7).shape
+    (3, 7, 7)
+    """
+
+    stamps: Float[Array, "band edge edge"]
+    edge: int = eqx.field(static=True)
+
+    def __init__(self, stamps: object):
+        array = jnp.asarray(stamps, dtype=float)
+        _check_stamps(array)
+        self.edge = max(array.shape[-2:])
+        square = _resized(array[None] if array.ndim == 2 else array, self.edge)
+        self.stamps = _normalized(square)
+
+    @property
+    def n_bands(self) -> int:
+        """Number of bands."""
+        return self.stamps.shape[0]
+
+    def stamp(self, edge: int) -> Float[Array, "band edge edge"]:
+        """Unit-sum stamp of odd edge: padded with zeros, or cropped and normalised again."""
+        return _normalized(_resized(self.stamps, edge))
+
+    def fwhm(self) -> Float[Array, " band"]:
+        """FWHM of the circle whose area is that of the region above half of the maximum.
+
+        The area is counted on the stamp interpolated cubically to quarter pixels.
+        """
+        fine = jax.image.resize(self.stamps, (self.n_bands, 4 * self.edge, 4 * self.edge), method="cubic")
+        area = jnp.sum(fine > 0.5 * fine.max(axis=(-2, -1), keepdims=True), axis=(-2, -1)) / 16
+        return 2 * jnp.sqrt(area / jnp.pi)
+
+
+def _circular_gaussian(sigma: Float[Array, ""], edge: int) -> Float[Array, "edge edge"]:
+    x = jnp.arange(edge) - (edge - 1) // 2
+    scaled = 1 / (math.sqrt(2) * sigma)
+    profile = 0.5 * (erf((x + 0.5) * scaled) - erf((x - 0.5) * scaled))
+    return profile[:, None] * profile[None, :]
+
+
+def _elliptical_stamp(profile, edge, ellipticity, *parameters) -> Float[Array, "band edge edge"]:  # noqa: ANN001
+    """Integrate profile(r², *parameters) over the pixels for every band."""
+    pixel = jnp.arange(edge) - (edge - 1) // 2
+    x = (pixel[:, None] + jnp.asarray(_NODES)[None, :]).reshape(-1)
+    weight = jnp.tile(jnp.asarray(_WEIGHTS, x.dtype), edge)
+    if ellipticity is None:
+        ellipticity = jnp.zeros((parameters[0].shape[0], 2))
+
+    def one(shape: Array, *values: Array) -> Array:
+        samples = profile(_elliptical_radius2(x[:, None], x[None, :], shape), *values)
+        weighted = weight[:, None] * samples * weight[None, :]
+        return weighted.reshape(edge, len(_NODES), edge, len(_NODES)).sum(axis=(1, 3))
+
+    return _normalized(jax.vmap(one)(ellipticity, *parameters))
+
+
+def _elliptical_radius2(y: Array, x: Array, shape: Array) -> Array:
+    """Squared elliptical radius of unit Jacobian: xᵀ Q⁻¹ x with Q = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²)."""
+    e1, e2 = shape
+    norm = jnp.sqrt(1 - e1**2 - e2**2)
+    return ((1 - e1) * x**2 - 2 * e2 * x * y + (1 + e1) * y**2) / norm
+
+
+def _normalized(stamps: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
+    return stamps / stamps.sum(axis=(-2, -1), keepdims=True)
+
+
+def _resized(stamps: Float[Array, "band y x"], edge: int) -> Float[Array, "band edge edge"]:
+    """Pad with zeros or crop about the middle pixel to an odd square."""
+    if edge % 2 == 0 or edge < 1:
+        raise ValueError(f"edge: got {edge}; a PSF stamp needs an odd edge so that its centre is a pixel.")
+    for axis in (-2, -1):
+        have = stamps.shape[axis]
+        if have > edge:
+            first = (have - edge) // 2
+            stamps = jnp.take(stamps, jnp.arange(first, first + edge), axis=axis)
+        padding = [(0, 0)] * stamps.ndim
+        padding[axis] = ((edge - stamps.shape[axis]) // 2,) * 2
+        stamps = jnp.pad(stamps, padding)
+    return stamps
+
+
+def _check_stamps(stamps: Array) -> None:
+    if stamps.ndim not in (2, 3):
+        raise ValueError(f"psf: got an array of shape {stamps.shape}; give stamps (band, y, x) or one stamp (y, x).")
+    if any(edge % 2 == 0 for edge in stamps.shape[-2:]):
+        raise ValueError(
+            f"psf: got stamps of even edge, shape {stamps.shape}; the centre must be a pixel. Crop or resample them "
+            "to odd edges (photutils.psf.matching.resize_psf or scipy.ndimage.shift can do that)."
+        )
+    if isinstance(stamps, jax.core.Tracer):
+        return
+    if not np.isfinite(np.asarray(stamps)).all():
+        raise ValueError(f"psf: got {np.sum(~np.isfinite(np.asarray(stamps)))} pixels that are NaN or infinite.")
+    sums = np.asarray(stamps).sum(axis=(-2, -1))
+    if not (sums > 0).all():
+        raise ValueError(f"psf: got stamps of sum {np.round(sums, 6)}; every band's PSF must have a positive sum.")
+
+
+def _per_band(name: str, value: object, minimum: float | None = 0.0) -> Float[Array, " band"]:
+    array = jnp.atleast_1d(jnp.asarray(value, dtype=float))
+    if array.ndim != 1:
+        raise ValueError(f"{name}: got shape {array.shape}; give one number, or one per band.")
+    if minimum is not None and not _concretely(lambda: bool((np.asarray(array) > minimum).all())):
+        raise ValueError(f"{name}: got {value}; every value must be above {minimum:g}.")
+    return array
+
+
+def _ellipticity(value: object | None, n_bands: int) -> Float[Array, "band 2"] | None:
+    if value is None:
+        return None
+    array = jnp.asarray(value, dtype=float)
+    if array.shape not in ((2,), (n_bands, 2)):
+        raise ValueError(f"ellipticity: got shape {array.shape}; give (e1, e2), or one pair for each of {n_bands} bands.")
+    if not _concretely(lambda: bool((np.hypot(*np.moveaxis(np.asarray(array), -1, 0)) < 1).all())):
+        raise ValueError(f"ellipticity: got {value}; |e| must be below 1.")
+    return jnp.broadcast_to(array, (n_bands, 2))
+
+
+def _broadcast_bands(name_a: str, a: Array, name_b: str, b: Array) -> tuple[Array, Array]:
+    if 1 not in (a.shape[0], b.shape[0]) and a.shape != b.shape:
+        raise ValueError(f"{name_b}: got {b.shape[0]} values for {a.shape[0]} of {name_a}; give one, or one per band.")
+    shape = (max(a.shape[0], b.shape[0]),)
+    return jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
+
+
+def _concretely(check) -> bool:  # noqa: ANN001
+    """Result of a check on values, or True while they are traced."""
+    try:
+        return check()
+    except jax.errors.TracerArrayConversionError:
+        return True
+
+
+def _largest(values: Array) -> float:
+    """Largest value, or a generous 5 px while it is traced (only a default size depends on it)."""
+    try:
+        return float(np.asarray(values).max())
+    except jax.errors.TracerArrayConversionError:
+        return 5.0
+
+
+def _odd(size: float) -> int:
+    return int(math.ceil(size)) | 1

@@ -1,0 +1,210 @@
+"""Blends: sources that are fitted together, as rectangular stacks of components.
+
+Inside, components of one kind and stamp size lie in one stack, each with the number of its source; padding is a
+flag. A blend is thus a fixed number of arrays whatever its sources are, and a batch of blends is the same arrays
+with one more axis. Outside, `Blend.sources` gives them back as a list.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..ops import stamps
+from .component import AbstractComponent
+from .parameter import parameters
+from .prior import CenterPrior
+from .source import Source
+
+CENTER_STEP = 0.02
+"""Step of the optimizer for centres, in pixels."""
+
+
+class Stack(eqx.Module):
+    """Components of one kind, stacked along a leading axis.
+
+    Attributes
+    ----------
+    component
+        The components; each array has a leading axis.
+    source
+        Number of the source that each belongs to.
+    active
+        False for padding.
+    """
+
+    component: AbstractComponent
+    source: Int[Array, " component"]
+    active: Bool[Array, " component"]
+
+    def terms(self) -> tuple[Float[Array, "component term band"], Float[Array, "component term s s"]]:
+        """Terms of each component; those of padding are dark."""
+        spectra, images = jax.vmap(lambda component: component.terms())(self.component)
+        return jnp.where(self.active[:, None, None], spectra, 0.0), images
+
+    def project(self, rms: Float[Array, " band"]) -> "Stack":
+        """Every component projected."""
+        component = jax.vmap(lambda part: part.project(rms))(self.component)
+        return Stack(component, self.source, self.active)
+
+    def log_prior(self, rms: Float[Array, " band"]) -> Float[Array, ""]:
+        """Sum over the active components."""
+        values = jax.vmap(lambda part: part.log_prior(rms))(self.component)
+        return jnp.sum(jnp.where(self.active, values, 0.0))
+
+    def step_sizes(self, rms: Float[Array, " band"]) -> "Stack":
+        """Step sizes of every component."""
+        steps = jax.vmap(lambda part: part.step_sizes(rms))(self.component)
+        return parameters(self, component=steps)
+
+
+class Blend(eqx.Module):
+    """Sources that overlap, and are fitted together.
+
+    Parameters
+    ----------
+    centers
+        Positions (source, 2) of the sources, (y, x) in pixels.
+    center_prior
+        Their detected positions and errors.
+    stacks
+        Components, one stack for each kind and stamp size.
+    active
+        False for padding.
+    frame
+        Shape (y, x) of the observation.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> star = jd.PointSource((5, 6), jnp.array([1.0, 2.0]))
+    >>> blend = jd.Blend.of([star, star], frame=(16, 16))
+    >>> len(blend.sources), float(blend.sources[1].flux[1])
+    (2, 2.0)
+    """
+
+    centers: Float[Array, "source 2"]
+    center_prior: CenterPrior
+    stacks: tuple[Stack, ...]
+    active: Bool[Array, " source"]
+    frame: tuple[int, int] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, sources: list[Source] | tuple[Source, ...], *, frame: tuple[int, int]) -> "Blend":
+        """Stack a list of sources.
+
+        Parameters
+        ----------
+        sources
+            The sources; any mixture of kinds.
+        frame
+            Shape (y, x) of the observation.
+
+        Returns
+        -------
+        Blend
+            Blend whose `sources` are the ones given, in order.
+        """
+        groups: dict[object, list[tuple[int, AbstractComponent]]] = {}
+        for number, source in enumerate(sources):
+            for component in source.components:
+                groups.setdefault(_kind(component), []).append((number, component))
+        stacks = tuple(
+            Stack(
+                jax.tree.map(lambda *leaves: jnp.stack(leaves), *[component for _, component in members]),
+                jnp.asarray([number for number, _ in members]),
+                jnp.ones(len(members), dtype=bool),
+            )
+            for members in groups.values()
+        )
+        centers = jnp.asarray([source.center for source in sources], dtype=float).reshape(-1, 2)
+        errors = jnp.asarray([source.center_error for source in sources], dtype=float)
+        return cls(centers, CenterPrior(centers, errors), stacks, jnp.ones(len(sources), dtype=bool), frame)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources, without padding."""
+        active = np.asarray(self.active)
+        return tuple(self._source(number) for number in np.flatnonzero(active))
+
+    def _source(self, number: int) -> Source:
+        components = []
+        for stack in self.stacks:
+            for k in np.flatnonzero((np.asarray(stack.source) == number) & np.asarray(stack.active)):
+                components.append(jax.tree.map(lambda leaf, k=k: leaf[k], stack.component))
+        return Source(
+            self.centers[number],
+            tuple(components),
+            center_error=self.center_prior.sigma[number],
+            frame=self.frame,
+        )
+
+    def cube(self, extent: Int[Array, "2"] | None = None) -> Float[Array, "band y x"]:
+        """All sources in model space, before the PSF.
+
+        Parameters
+        ----------
+        extent
+            Number of rows and columns that are real; the model is zero beyond. None: all.
+        """
+        cubes = []
+        for stack in self.stacks:
+            spectra, frames = self._frames(stack, extent)
+            cubes.append(jnp.einsum("ctb,ctyx->byx", spectra, frames))
+        return sum(cubes[1:], start=cubes[0])
+
+    def source_cubes(self, extent: Int[Array, "2"] | None = None) -> Float[Array, "source band y x"]:
+        """Each source in model space, before the PSF."""
+        cubes = []
+        for stack in self.stacks:
+            spectra, frames = self._frames(stack, extent)
+            member = stack.source[None, :] == jnp.arange(self.centers.shape[0])[:, None]
+            cubes.append(jnp.einsum("nc,ctb,ctyx->nbyx", member.astype(frames.dtype), spectra, frames))
+        return sum(cubes[1:], start=cubes[0])
+
+    def _frames(
+        self, stack: Stack, extent: Int[Array, "2"] | None
+    ) -> tuple[Float[Array, "component term band"], Float[Array, "component term y x"]]:
+        """Spectra of a stack's terms, and their stamps placed into the frame."""
+        spectra, images = stack.terms()
+        rows, columns = self._placements(images.shape[-1], extent)
+        frames = jnp.einsum("cys,ctsu,cxu->ctyx", rows[stack.source], images, columns[stack.source])
+        return spectra, frames
+
+    def _placements(
+        self, edge: int, extent: Int[Array, "2"] | None
+    ) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
+        matrices = []
+        for axis, size in enumerate(self.frame):
+            matrix = jax.vmap(lambda c, size=size: stamps.placement(c, size, edge))(self.centers[:, axis])
+            if extent is not None:
+                matrix = jnp.where(jnp.arange(size)[None, :, None] < extent[axis], matrix, 0.0)
+            matrices.append(matrix)
+        return matrices[0], matrices[1]
+
+    def project(self, rms: Float[Array, " band"]) -> "Blend":
+        """Every component projected onto its constraints."""
+        stacks = tuple(stack.project(rms) for stack in self.stacks)
+        return eqx.tree_at(lambda blend: blend.stacks, self, stacks)
+
+    def log_prior(self, rms: Float[Array, " band"]) -> Float[Array, ""]:
+        """Log-probability of shapes and centres."""
+        shapes = sum((stack.log_prior(rms) for stack in self.stacks), start=jnp.zeros(()))
+        free = self.active & (self.center_prior.sigma > 0)
+        prior = CenterPrior(self.center_prior.mean, jnp.where(free, self.center_prior.sigma, 1.0))
+        return shapes + jnp.sum(jnp.where(free, prior.log_prob(self.centers), 0.0))
+
+    def step_sizes(self, rms: Float[Array, " band"]) -> "Blend":
+        """Step of the optimizer for each fitted array, None for what is not fitted."""
+        free = self.active & (self.center_prior.sigma > 0)
+        center_step = jnp.where(free, CENTER_STEP, 0.0)[:, None]
+        stacks = tuple(stack.step_sizes(rms) for stack in self.stacks)
+        return parameters(self, centers=center_step, stacks=stacks)
+
+
+def _kind(component: AbstractComponent) -> object:
+    """What must agree for components to lie in one stack: the tree and the shapes of its arrays."""
+    leaves, tree = jax.tree.flatten(component)
+    return tree, tuple((jnp.shape(leaf), jnp.asarray(leaf).dtype) for leaf in leaves)

@@ -1,0 +1,1 @@
+"""Numerics: arrays in, arrays out. No classes, no files, no units."""
