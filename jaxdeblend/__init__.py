@@ -1,5 +1,24 @@
 """jaxdeblend: separate overlapping stars and galaxies in multi-band images, with JAX."""
 
+from ._version import __version__ as __version__
+from .batch import Deblended as Deblended
+from .batch import deblend as deblend
+from .batch import deblend_batch as deblend_batch
+from .catalog import CatalogResult as CatalogResult
+from .catalog import deblend_catalog as deblend_catalog
+from .detect import Detection as Detection
+from .detect import Footprint as Footprint
+from .detect import detect as detect
+from .fit import FitResult as FitResult
+from .fit import Initialization as Initialization
+from .fit import ProximalAdam as ProximalAdam
+from .fit import RESULTS as RESULTS
+from .fit import fit as fit
+from .fit import initialize as initialize
+from .fit import log_likelihood as log_likelihood
+from .fit import log_posterior as log_posterior
+from .fit import render as render
+from .fit import render_sources as render_sources
 from .instrument.box import Box as Box
 from .instrument.kernel import DifferenceKernel as DifferenceKernel
 from .instrument.observation import Observation as Observation
@@ -8,6 +27,17 @@ from .instrument.psf import DoubleGaussianPSF as DoubleGaussianPSF
 from .instrument.psf import GaussianPSF as GaussianPSF
 from .instrument.psf import ImagePSF as ImagePSF
 from .instrument.psf import MoffatPSF as MoffatPSF
+from .io import Exposure as Exposure
+from .io import read_exposure as read_exposure
+from .io import read_models as read_models
+from .io import read_positions as read_positions
+from .io import read_psf as read_psf
+from .io import write_catalog as write_catalog
+from .io import write_models as write_models
+from .measure import Apportioned as Apportioned
+from .measure import Flag as Flag
+from .measure import apportion_flux as apportion_flux
+from .measure import measure as measure
 from .model.blend import Blend as Blend
 from .model.component import AbstractComponent as AbstractComponent
 from .model.component import CubeComponent as CubeComponent

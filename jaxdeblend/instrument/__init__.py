@@ -1,0 +1,1 @@
+"""What the telescope did: boxes, PSFs, difference kernels, observations."""

@@ -64,12 +64,15 @@ class DifferenceKernel(eqx.Module):
         (2, 1.0)
         """
         edge = psf.edge if edge is None else edge
-        model, observed = model_psf.stamp(min(edge, model_psf.edge)), psf.stamp(psf.edge)
+        model, observed = (
+            jnp.asarray(p.stamp(n)) for p, n in ((model_psf, min(edge, model_psf.edge)), (psf, psf.edge))
+        )
         size = fft.good_size(observed.shape[-1] + edge)
         grid = (size, size)
         source, target = (fft.kernel_transform(p, grid, grid) for p in (model, observed))
         laplacian = _laplacian_transform(size).astype(source.real.dtype)
-        transform = target * jnp.conj(source) / (jnp.abs(source) ** 2 + regularization * laplacian**2)
+        power = jnp.abs(source) ** 2 + regularization * laplacian[None] ** 2
+        transform = target * jnp.conj(source) / power.astype(source.dtype)
         kernel = jnp.roll(jnp.fft.irfft2(transform, s=grid), (edge // 2, edge // 2), axis=(-2, -1))
         kernel = kernel[..., :edge, :edge]
         return cls(kernel / kernel.sum(axis=(-2, -1), keepdims=True))

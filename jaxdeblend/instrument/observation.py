@@ -4,11 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from ..ops import fft
 from .kernel import DifferenceKernel
-from .psf import AbstractPSF, GaussianPSF, ImagePSF
+from .psf import AbstractPSF, GaussianPSF, ImagePSF, host_or_device
 
 MODEL_SIGMA = 0.8
 """σ in pixels of the circular Gaussian PSF of model space."""
@@ -36,6 +36,15 @@ class Observation(eqx.Module):
         PSF of model space; by default a circular Gaussian of σ = 0.8 px.
     kernel
         Difference kernel, if not the one that `DifferenceKernel.between` finds from `model_psf` to `psf`.
+    extent
+        Number of rows and columns that are real; more than these are padding, where models are zero. None: all.
+
+    Attributes
+    ----------
+    weights
+        1 / variance, 0 where unusable.
+    transform
+        Transform of the difference kernel, once `prepared`.
 
     Raises
     ------
@@ -56,8 +65,9 @@ class Observation(eqx.Module):
     weights: Float[Array, "band y x"]
     psf: AbstractPSF
     model_psf: AbstractPSF
-    kernel: DifferenceKernel
-    transform: Complex[Array, "band ky kx"]
+    kernel: DifferenceKernel | None
+    transform: Complex[Array, "band ky kx"] | None
+    extent: Int[Array, "2"]
     bands: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
@@ -70,13 +80,15 @@ class Observation(eqx.Module):
         mask: object | None = None,
         model_psf: AbstractPSF | None = None,
         kernel: DifferenceKernel | None = None,
+        extent: Int[Array, "2"] | None = None,
     ):
         self.bands = tuple(str(band) for band in bands)
         self.images, self.weights = _clean(images, variance, mask, self.bands)
         self.psf = _check_psf(psf, len(self.bands))
         self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
-        self.kernel = DifferenceKernel.between(self.model_psf, self.psf) if kernel is None else kernel
-        self.transform = self.kernel.transform(self.shape)
+        self.kernel = kernel
+        self.transform = None
+        self.extent = np.asarray(self.shape) if extent is None else extent
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,19 +100,33 @@ class Observation(eqx.Module):
         """Typical 1σ noise of a usable pixel: 1 / √(mean weight); 0 for a band without data."""
         return background_rms(self.weights)
 
-    def convolve(self, cube: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
-        """Bring a model from model space to the PSF of each band."""
-        return fft.convolve(cube, self.transform, self.kernel.fft_shape(self.shape))
+    def prepared(self) -> "Observation":
+        """The same observation with its difference kernel and that kernel's transform at hand."""
+        if self.transform is not None:
+            return self
+        kernel = DifferenceKernel.between(self.model_psf, self.psf) if self.kernel is None else self.kernel
+        return eqx.tree_at(
+            lambda obs: (obs.kernel, obs.transform),
+            self,
+            (kernel, kernel.transform(self.shape)),
+            is_leaf=lambda node: node is None,
+        )
 
-    def correlate(self, cube: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
+    def convolve(self, cube: Float[Array, "*batch band y x"]) -> Float[Array, "*batch band y x"]:
+        """Bring a model from model space to the PSF of each band."""
+        obs = self.prepared()
+        return fft.convolve(cube, obs.transform, obs.kernel.fft_shape(obs.shape))
+
+    def correlate(self, cube: Float[Array, "*batch band y x"]) -> Float[Array, "*batch band y x"]:
         """The adjoint of `convolve`."""
-        return fft.correlate(cube, self.transform, self.kernel.fft_shape(self.shape))
+        obs = self.prepared()
+        return fft.correlate(cube, obs.transform, obs.kernel.fft_shape(obs.shape))
 
 
 def background_rms(weights: Float[Array, "band y x"]) -> Float[Array, " band"]:
     """Typical 1σ noise of a usable pixel of each band, 1 / √(mean weight), 0 for a band without data."""
     used = weights > 0
-    mean = weights.sum(axis=(-2, -1)) / jnp.maximum(used.sum(axis=(-2, -1)), 1)
+    mean = weights.sum(axis=(-2, -1)) / jnp.maximum(used.sum(axis=(-2, -1), dtype=weights.dtype), 1)
     return jnp.where(mean > 0, jax.lax.rsqrt(jnp.where(mean > 0, mean, 1.0)), 0.0)
 
 
@@ -108,30 +134,31 @@ def _clean(
     images: object, variance: object, mask: object | None, bands: tuple[str, ...]
 ) -> tuple[Float[Array, "band y x"], Float[Array, "band y x"]]:
     """Images and weights, both 0 where a pixel is unusable."""
-    image = jnp.asarray(images, dtype=float)
+    on_device = any(isinstance(value, jax.Array) for value in (images, variance, mask))
+    xp = jnp if on_device else np
+    image, spread = host_or_device(images), host_or_device(variance)
     if image.ndim != 3 or image.shape[0] != len(bands) or min(image.shape) == 0:
         raise ValueError(
             f"images: got shape {image.shape} for the {len(bands)} bands {bands}; give (band, y, x), not empty, "
             "with one image per band."
         )
-    spread = jnp.asarray(variance, dtype=float)
     if spread.shape == (len(bands),):
-        spread = spread[:, None, None]
+        spread = spread[:, None, None] * xp.ones_like(image)
     elif spread.shape != image.shape:
         raise ValueError(
             f"variance: got shape {spread.shape} for images of shape {image.shape}; give the same shape, or one "
             f"number for each of the {len(bands)} bands."
         )
-    good = jnp.isfinite(image) & jnp.isfinite(spread) & (spread > 0) & ~_as_mask(mask, image.shape)
-    weights = jnp.where(good, 1 / jnp.where(spread > 0, spread, 1.0), 0.0)
-    good = good & jnp.isfinite(weights) & (weights > 0)
-    return jnp.where(good, image, 0.0), jnp.where(good, weights, 0.0)
+    good = xp.isfinite(image) & xp.isfinite(spread) & (spread > 0) & ~_as_mask(mask, image.shape)
+    weights = xp.where(good, 1 / xp.where(good, spread, 1.0), 0.0)
+    good = good & xp.isfinite(weights) & (weights > 0)
+    return xp.where(good, image, 0.0), xp.where(good, weights, 0.0)
 
 
-def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Array:
+def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Array | np.ndarray:
     if mask is None:
-        return jnp.zeros(shape, dtype=bool)
-    array = jnp.asarray(mask)
+        return np.zeros(shape, dtype=bool)
+    array = mask if isinstance(mask, jax.Array) else np.asarray(mask)
     if array.shape not in (shape, shape[1:]):
         raise ValueError(f"mask: got shape {array.shape} for images of shape {shape}; give (band, y, x) or (y, x).")
     if array.dtype != bool:
@@ -139,15 +166,11 @@ def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Array:
             f"mask: got dtype {array.dtype}; give booleans, True where a pixel is unusable. Bit planes must be "
             "reduced first, for example (mask & bad_bits) != 0."
         )
-    return jnp.broadcast_to(array, shape)
+    return array
 
 
 def _check_psf(psf: object, n_bands: int) -> AbstractPSF:
-    checked = psf if isinstance(psf, AbstractPSF) else ImagePSF(np.asarray(psf) if _is_host(psf) else psf)
+    checked = psf if isinstance(psf, AbstractPSF) else ImagePSF(psf)
     if checked.n_bands not in (1, n_bands):
         raise ValueError(f"psf: got {checked.n_bands} bands for images of {n_bands}; give one PSF, or one per band.")
     return checked
-
-
-def _is_host(value: object) -> bool:
-    return not isinstance(value, jax.Array)

@@ -208,7 +208,7 @@ class DoubleGaussianPSF(AbstractPSF):
         def excess(r: Array) -> Array:
             return a * jnp.exp(-0.5 * r**2 / core) + b * jnp.exp(-0.5 * r**2 / wing) - 0.5 * (a + b)
 
-        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: int | Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bounds
             middle = 0.5 * (low + high)
             return jnp.where(excess(middle) > 0, middle, low), jnp.where(excess(middle) > 0, high, middle)
@@ -246,7 +246,7 @@ class ImagePSF(AbstractPSF):
     edge: int = eqx.field(static=True)
 
     def __init__(self, stamps: object):
-        array = jnp.asarray(stamps, dtype=float)
+        array = host_or_device(stamps)
         _check_stamps(array)
         self.edge = max(array.shape[-2:])
         square = _resized(array[None] if array.ndim == 2 else array, self.edge)
@@ -272,7 +272,7 @@ class ImagePSF(AbstractPSF):
 
 
 def _circular_gaussian(sigma: Float[Array, ""], edge: int) -> Float[Array, "edge edge"]:
-    x = jnp.arange(edge) - (edge - 1) // 2
+    x = jnp.arange(edge, dtype=sigma.dtype) - (edge - 1) // 2
     scaled = 1 / (math.sqrt(2) * sigma)
     profile = 0.5 * (erf((x + 0.5) * scaled) - erf((x - 0.5) * scaled))
     return profile[:, None] * profile[None, :]
@@ -280,7 +280,7 @@ def _circular_gaussian(sigma: Float[Array, ""], edge: int) -> Float[Array, "edge
 
 def _elliptical_stamp(profile, edge, ellipticity, *parameters) -> Float[Array, "band edge edge"]:  # noqa: ANN001
     """Integrate profile(r², *parameters) over the pixels for every band."""
-    pixel = jnp.arange(edge) - (edge - 1) // 2
+    pixel = jnp.arange(edge, dtype=float) - (edge - 1) // 2
     x = (pixel[:, None] + jnp.asarray(_NODES)[None, :]).reshape(-1)
     weight = jnp.tile(jnp.asarray(_WEIGHTS, x.dtype), edge)
     if ellipticity is None:
@@ -305,19 +305,31 @@ def _normalized(stamps: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
     return stamps / stamps.sum(axis=(-2, -1), keepdims=True)
 
 
+def host_or_device(values: object) -> Array:
+    """Floating-point array that stays where it is: NumPy for host data, JAX for device arrays and tracers.
+
+    Host work in NumPy compiles nothing, so that inputs of ever new shapes cost no compilation.
+    """
+    return jnp.asarray(values, dtype=float) if isinstance(values, jax.Array) else np.asarray(values, dtype=_dtype())
+
+
+def _dtype() -> np.dtype:
+    """The default floating-point type of JAX: float32, or float64 under x64."""
+    return jax.dtypes.canonicalize_dtype(float)
+
+
 def _resized(stamps: Float[Array, "band y x"], edge: int) -> Float[Array, "band edge edge"]:
     """Pad with zeros or crop about the middle pixel to an odd square."""
     if edge % 2 == 0 or edge < 1:
         raise ValueError(f"edge: got {edge}; a PSF stamp needs an odd edge so that its centre is a pixel.")
-    for axis in (-2, -1):
-        have = stamps.shape[axis]
-        if have > edge:
-            first = (have - edge) // 2
-            stamps = jnp.take(stamps, jnp.arange(first, first + edge), axis=axis)
-        padding = [(0, 0)] * stamps.ndim
-        padding[axis] = ((edge - stamps.shape[axis]) // 2,) * 2
-        stamps = jnp.pad(stamps, padding)
-    return stamps
+    xp = jnp if isinstance(stamps, jax.Array) else np
+    margins = [(edge - have) // 2 for have in stamps.shape[-2:]]
+    cut = tuple(
+        slice(-margin, have + margin) if margin < 0 else slice(None)
+        for margin, have in zip(margins, stamps.shape[-2:], strict=True)
+    )
+    padding = [(0, 0)] + [(max(margin, 0),) * 2 for margin in margins]
+    return xp.pad(stamps[:, *cut], padding)
 
 
 def _check_stamps(stamps: Array) -> None:
@@ -351,7 +363,9 @@ def _ellipticity(value: object | None, n_bands: int) -> Float[Array, "band 2"] |
         return None
     array = jnp.asarray(value, dtype=float)
     if array.shape not in ((2,), (n_bands, 2)):
-        raise ValueError(f"ellipticity: got shape {array.shape}; give (e1, e2), or one pair for each of {n_bands} bands.")
+        raise ValueError(
+            f"ellipticity: got shape {array.shape}; give (e1, e2), or one pair for each of {n_bands} bands."
+        )
     if not _concretely(lambda: bool((np.hypot(*np.moveaxis(np.asarray(array), -1, 0)) < 1).all())):
         raise ValueError(f"ellipticity: got {value}; |e| must be below 1.")
     return jnp.broadcast_to(array, (n_bands, 2))

@@ -1,0 +1,1 @@
+"""What the sky is: spectra, morphologies, constraints, priors, sources, blends."""

@@ -127,7 +127,7 @@ class Blend(eqx.Module):
     def sources(self) -> tuple[Source, ...]:
         """The sources, without padding."""
         active = np.asarray(self.active)
-        return tuple(self._source(number) for number in np.flatnonzero(active))
+        return tuple(self._source(int(number)) for number in np.flatnonzero(active))
 
     def _source(self, number: int) -> Source:
         components = []
@@ -169,11 +169,11 @@ class Blend(eqx.Module):
     ) -> tuple[Float[Array, "component term band"], Float[Array, "component term y x"]]:
         """Spectra of a stack's terms, and their stamps placed into the frame."""
         spectra, images = stack.terms()
-        rows, columns = self._placements(images.shape[-1], extent)
+        rows, columns = self.placements(images.shape[-1], extent)
         frames = jnp.einsum("cys,ctsu,cxu->ctyx", rows[stack.source], images, columns[stack.source])
         return spectra, frames
 
-    def _placements(
+    def placements(
         self, edge: int, extent: Int[Array, "2"] | None
     ) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
         matrices = []

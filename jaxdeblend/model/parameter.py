@@ -4,12 +4,13 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 Module = TypeVar("Module", bound=eqx.Module)
 
 
-def parameters(module: Module, **steps: Array | float | eqx.Module) -> Module:
+def parameters(module: Module, **steps: PyTree) -> Module:
     """Describe the parameters of a module: its own structure with a step size for each fitted array.
 
     Parameters
@@ -30,10 +31,13 @@ def parameters(module: Module, **steps: Array | float | eqx.Module) -> Module:
     >>> import jax.numpy as jnp
     >>> import jaxdeblend as jd
     >>> parameters(jd.FreeSpectrum(jnp.ones(2)), amplitude=0.1).amplitude
-    0.1
+    Array([0.1, 0.1], dtype=float32)
     """
     described = jax.tree.map(lambda _: None, module)
     for name, step in steps.items():
+        value = getattr(module, name)
+        if eqx.is_array(value):
+            step = jnp.broadcast_to(jnp.asarray(step, dtype=value.dtype), value.shape)
         described = eqx.tree_at(
             lambda tree, name=name: getattr(tree, name), described, step, is_leaf=lambda node: node is None
         )

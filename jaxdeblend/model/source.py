@@ -97,9 +97,7 @@ class Source(eqx.Module):
         shape = self.frame if frame is None else frame
         if shape is None:
             raise ValueError("frame: got None; give the shape (y, x) to render on.")
-        return sum(self._render(part, shape) for part in self.components[1:]) + self._render(
-            self.components[0], shape
-        )
+        return sum(self._render(part, shape) for part in self.components[1:]) + self._render(self.components[0], shape)
 
     def _render(self, component: AbstractComponent, shape: tuple[int, int]) -> Float[Array, "band y x"]:
         spectra, images = component.terms()

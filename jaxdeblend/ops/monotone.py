@@ -51,7 +51,7 @@ def ring_sweep(stamp: Float[Array, "s s"]) -> Float[Array, "s s"]:
 
     def step(inner, ring):
         side, r = ring
-        t = jnp.minimum(jnp.abs(offset) / r, 1.0).astype(stamp.dtype)
+        t = jnp.minimum(jnp.abs(offset) / r, 1.0).astype(stamp.dtype)[None, :]
         towards_axis = jnp.where(offset > 0, jnp.roll(inner, 1, axis=-1), jnp.roll(inner, -1, axis=-1))
         projected = jnp.minimum(side, (1 - t) * inner + t * towards_axis)
         return projected, projected
@@ -68,9 +68,7 @@ def _to_sides(stamp: Float[Array, "s s"], radius: int) -> Float[Array, "r 4 s"]:
     return jnp.stack([below, above, right, left], axis=1)
 
 
-def _from_sides(
-    sides: Float[Array, "r 4 s"], stamp: Float[Array, "s s"], radius: int
-) -> Float[Array, "s s"]:
+def _from_sides(sides: Float[Array, "r 4 s"], stamp: Float[Array, "s s"], radius: int) -> Float[Array, "s s"]:
     """Put the four sides together again; each owns the wedge in which its axis is the longer one."""
     below, above, right, left = (sides[:, k] for k in range(4))
     centre = stamp[radius : radius + 1]

@@ -1,0 +1,50 @@
+# `make demo` and `make test` need python3 (3.11 or newer) and a package index, nothing else.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs clean
+
+help: ## show what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed-run ## deblend a simulated field; pictures and catalog go to demo/
+	$(BIN)/jaxdeblend demo -o demo/
+
+test: lint docs ## everything that a change must pass
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q tests/ops tests/instrument
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## style, types and the architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-dev ## the documentation, in docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+clean: ## remove the environment, caches, builds and the demo
+	rm -rf $(VENV) build dist demo docs/_build docs/api
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment follows pyproject.toml alone: the package is installed in place.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxdeblend needs Python 3.11 or newer; \
+	$(PYTHON) is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed-run: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --editable '.[all,test,dev,docs]'
+	@touch $@ $(VENV)/.installed-run

@@ -1,0 +1,1 @@
+"""Measure how well and how fast the package deblends. Not part of the installed package."""

@@ -1,0 +1,88 @@
+"""Flux, colour and shape of deblended sources against known truth; one JSON line.
+
+    python -m benchmarks.truth --set btk_lsst_dev
+    python -m benchmarks.truth --set asymmetric.npz --no-symmetry
+
+The keys are those of `benchmarks.metrics.score`, then what was lost, how the fits ended, and the time.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+import jaxdeblend as jd
+
+from .data import find
+from .metrics import load_truth_set, score
+
+
+def options_of(arguments: argparse.Namespace) -> jd.Initialization:
+    """Initialization with what the command line changes."""
+    changes = {}
+    if arguments.no_symmetry:
+        changes["priors"] = ()
+    elif arguments.asymmetry is not None:
+        changes["priors"] = (jd.SymmetricPrior(arguments.asymmetry, arguments.floor),)
+    if arguments.max_components is not None:
+        changes["max_components"] = arguments.max_components
+    if arguments.threshold is not None:
+        constraints = [jd.Positive(), jd.Monotonic(), jd.SparseThreshold(arguments.threshold), jd.CenterKept()]
+        changes["constraints"] = tuple(constraints)
+    return jd.Initialization(**changes)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", default="btk_lsst_dev", help="name of a set in ../shared/data, or a path")
+    parser.add_argument("--blends", type=int, help="only the first so many blends")
+    parser.add_argument("--rounding", type=float, default=0.2, help="positions are rounded to this many pixels")
+    parser.add_argument("--max-steps", type=int, help="largest number of steps")
+    parser.add_argument("--no-symmetry", action="store_true", help="without the symmetry prior")
+    parser.add_argument("--asymmetry", type=float, help="σ_a of the symmetry prior")
+    parser.add_argument("--floor", type=float, default=0.5, help="floor of the symmetry prior, with --asymmetry")
+    parser.add_argument("--threshold", type=float, help="level of the sparse threshold")
+    parser.add_argument("--max-components", type=int, help="1, or 2 for bulge and disk")
+    parser.add_argument("--center-error", type=float, default=0.1, help="1σ error of the positions in pixels")
+    arguments = parser.parse_args()
+    truth = load_truth_set(find(arguments.set))
+    count = min(len(truth), arguments.blends or len(truth))
+    optimizer = jd.ProximalAdam() if arguments.max_steps is None else jd.ProximalAdam(max_steps=arguments.max_steps)
+    centers = truth.centers
+    if arguments.rounding > 0:
+        centers = np.round(centers / arguments.rounding) * arguments.rounding
+    blends = [
+        (jd.Observation(truth.images[k], truth.variance[k], truth.psf, bands=truth.bands), centers[truth.rows(k)])
+        for k in range(count)
+    ]
+    settings = {
+        "center_error": arguments.center_error,
+        "options": options_of(arguments),
+        "optimizer": optimizer,
+    }
+    began = time.perf_counter()
+    results = jd.deblend_batch(blends, **settings)
+    elapsed = time.perf_counter() - began
+    models = np.zeros_like(truth.truth)
+    for k, result in enumerate(results):
+        models[truth.rows(k)] = result.source_models
+    report = score(truth.first(count), models[: truth.offsets[count]])
+    steps = [int(result.n_steps) for result in results]
+    report.update(
+        set=arguments.set,
+        blends=count,
+        sources=int(truth.offsets[count]),
+        steps_median=float(np.median(steps)),
+        steps_max=int(np.max(steps)),
+        statuses={status.name: sum(result.result is status for result in results) for status in jd.RESULTS},
+        lost=sum(len(blend[1]) - len(result.blend.sources) for blend, result in zip(blends, results, strict=True)),
+        seconds_with_compilation=round(elapsed, 2),
+        version=jd.__version__,
+    )
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Many blends at once: ragged input, rectangular programs."""
+
+from .engine import Deblended as Deblended
+from .engine import deblend as deblend
+from .engine import deblend_batch as deblend_batch

@@ -1,0 +1,172 @@
+"""From ragged to rectangular: a short ladder of shapes, and the packing of blends into lanes.
+
+A compiled program has fixed shapes. Each blend is padded to the next rung of a ladder along every axis (image edge, PSF
+edge, number of sources), so that a catalog of any blends needs a few programs only. Padding changes nothing: added
+pixels have weight 0 and lie outside the model's extent, added sources are dark.
+
+Everything here is NumPy on the host; nothing is compiled for the shapes of the input.
+"""
+
+import bisect
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..fit.initialize import check_centers, default_stamp_edge
+from ..instrument.observation import Observation
+
+IMAGE_EDGES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+PSF_EDGES = (15, 21, 31, 41, 51, 63, 81, 101, 127, 161, 201)
+SOURCE_COUNTS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Shapes of one compiled program.
+
+    Attributes
+    ----------
+    bands
+        Names of the bands.
+    image_edge, psf_edge, stamp_edge
+        Edges in pixels.
+    n_sources
+        Number of sources.
+    model_psf
+        Kind of the PSF of model space.
+    has_kernel
+        Whether the observations bring their own difference kernels.
+    """
+
+    bands: tuple[str, ...]
+    image_edge: int
+    psf_edge: int
+    stamp_edge: int
+    n_sources: int
+    model_psf: jax.tree_util.PyTreeDef
+    has_kernel: bool
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What buckets are ordered by: small programs first."""
+        return (self.image_edge, self.n_sources)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One blend of a batch, still ragged.
+
+    Attributes
+    ----------
+    obs
+        Observation.
+    centers
+        Positions (source, 2).
+    errors
+        Error of each position.
+    """
+
+    obs: Observation
+    centers: np.ndarray
+    errors: np.ndarray
+
+    @classmethod
+    def of(cls, obs: Observation, centers: object, center_error: object) -> "Item":
+        """Check the positions and their errors."""
+        positions = check_centers(centers)
+        errors = np.broadcast_to(np.asarray(center_error, dtype=float), len(positions))
+        return cls(obs, positions, errors)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The smallest rungs that hold the blend."""
+        edge = rung(max(self.obs.shape), IMAGE_EDGES)
+        return Bucket(
+            bands=self.obs.bands,
+            image_edge=edge,
+            psf_edge=rung(_kernel_edge(self.obs), PSF_EDGES),
+            stamp_edge=default_stamp_edge((edge, edge)),
+            n_sources=rung(max(len(self.centers), 1), SOURCE_COUNTS),
+            model_psf=jax.tree.structure(self.obs.model_psf),
+            has_kernel=self.obs.kernel is not None,
+        )
+
+
+def rung(size: int, ladder: tuple[int, ...]) -> int:
+    """Smallest rung that is at least `size`; beyond the ladder the size itself, kept odd if the ladder is odd.
+
+    Examples
+    --------
+    >>> rung(33, IMAGE_EDGES), rung(43, PSF_EDGES)
+    (48, 51)
+    """
+    place = bisect.bisect_left(ladder, size)
+    if place < len(ladder):
+        return ladder[place]
+    return size if ladder[0] % 2 == 0 else size | 1
+
+
+def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
+    """Pad blends of one bucket and stack them; lanes without a blend have no data.
+
+    Parameters
+    ----------
+    items
+        At most `lanes` blends.
+    bucket
+        Shapes.
+    lanes
+        Number of lanes.
+
+    Returns
+    -------
+    dict
+        ``images``, ``weights`` (lane, band, y, x), ``psf`` (lane, band, y, x), ``extent`` (lane, 2), ``centers`` (lane,
+        source, 2), ``errors`` and ``active`` (lane, source), ``model_psf``, and ``kernel`` if the bucket has one.
+    """
+    n_bands, edge, count = len(bucket.bands), bucket.image_edge, bucket.n_sources
+    dtype = np.asarray(items[0].obs.images).dtype
+    packed: dict[str, PyTree] = {
+        "images": np.zeros((lanes, n_bands, edge, edge), dtype),
+        "weights": np.zeros((lanes, n_bands, edge, edge), dtype),
+        "psf": np.zeros((lanes, n_bands, bucket.psf_edge, bucket.psf_edge), dtype),
+        "extent": np.ones((lanes, 2), np.int32),
+        "centers": np.zeros((lanes, count, 2), dtype),
+        "errors": np.zeros((lanes, count), dtype),
+        "active": np.zeros((lanes, count), bool),
+    }
+    packed["psf"][:, :, bucket.psf_edge // 2, bucket.psf_edge // 2] = 1.0
+    for lane, item in enumerate(items):
+        height, width = item.obs.shape
+        n = len(item.centers)
+        packed["images"][lane, :, :height, :width] = item.obs.images
+        packed["weights"][lane, :, :height, :width] = item.obs.weights
+        packed["psf"][lane] = _psf_stamps(item.obs, bucket.psf_edge)
+        packed["extent"][lane] = (height, width)
+        packed["centers"][lane, :n] = item.centers
+        packed["errors"][lane, :n] = item.errors
+        packed["active"][lane, :n] = True
+    members = [items[min(lane, len(items) - 1)].obs for lane in range(lanes)]
+    packed["model_psf"] = jax.tree.map(lambda *leaves: np.stack(leaves), *[obs.model_psf for obs in members])
+    if bucket.has_kernel:
+        packed["kernel"] = np.stack([_padded(obs.kernel.image, bucket.psf_edge) for obs in members])
+    return packed
+
+
+def _kernel_edge(obs: Observation) -> int:
+    """The larger of the edges of PSF and difference kernel."""
+    return obs.psf.edge if obs.kernel is None else max(obs.psf.edge, obs.kernel.image.shape[-1])
+
+
+def _padded(stamps: Array, edge: int) -> np.ndarray:
+    margin = (edge - stamps.shape[-1]) // 2
+    return np.pad(np.asarray(stamps), ((0, 0), (margin, margin), (margin, margin)))
+
+
+def _psf_stamps(obs: Observation, edge: int) -> np.ndarray:
+    """PSF of every band, zero-padded from its natural edge."""
+    stamps = np.asarray(obs.psf.stamp(obs.psf.edge))
+    stamps = np.broadcast_to(stamps, (len(obs.bands), *stamps.shape[1:]))
+    return _padded(stamps, edge)

@@ -1,0 +1,149 @@
+"""The commands."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import _version
+from .demo import run_demo
+from .detecting import run_detect
+from .info import describe
+from .options import bits_or_names, common_options, exposure_options, inputs, output_options
+from .work import DeblendOptions, run_deblend
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version.__version__, prog_name="jaxdeblend", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show more messages, and tracebacks.")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Separate overlapping stars and galaxies in multi-band images.
+
+    \b
+    See it work:       jaxdeblend demo -o demo/
+    Look at files:     jaxdeblend info coadd_g.fits psf_g.fits
+    Deblend them:      jaxdeblend deblend 'coadd_{band}.fits' --bands g,r,i --psf 'psf_{band}.fits' -o out/
+
+    \b
+    Exit codes: 0 all well; 1 finished, but some sources have no flux; 2 bad input (nothing is written);
+    3 a fault of this program; 130 interrupted.
+    """  # noqa: D301
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@group.command()
+@exposure_options
+@click.option(
+    "--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them."
+)
+@click.option(
+    "--origin",
+    type=click.Choice(["0", "1"]),
+    default="0",
+    show_default=True,
+    help="Number of the first pixel in --peaks: 1 for SExtractor and ds9.",
+)
+@click.option("--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Most steps of a fit.")
+@click.option("--no-symmetry", is_flag=True, help="Fit without the prior that galaxies are nearly symmetric.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["ecsv", "fits", "parquet"]),
+    default="ecsv",
+    show_default=True,
+    help="Format of the catalog.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files of an earlier run.")
+@output_options("out")
+@common_options
+def deblend(origin: str, output: Path, **options: Any) -> int:
+    """Deblend all sources in images of the same sky.
+
+    IMAGES are FITS files: one per band in the order of --bands, a pattern with {band}, or one file for all
+    bands. Extensions named IMAGE (SCI), VARIANCE (ERR, WHT, IVAR ...) and MASK (DQ) are found by
+    themselves.
+
+    \b
+    Writes to the folder OUTPUT, once everything is done:
+      catalog.ecsv   one row per source: position, flux and error per band, shape, flags
+      models.fits    model and residual images, and the model of each source
+      deblend.png    data, model and residual side by side
+      run.json       version, options and counts
+
+    \b
+    Examples:
+      jaxdeblend deblend 'coadd_{band}.fits' --bands g,r,i --psf 'psf_{band}.fits' -o out/
+      jaxdeblend deblend g.fits r.fits --bands g,r --psf-fwhm 4.1,3.9 --bad-mask SAT,BAD
+      jaxdeblend deblend cube.fits --bands g,r,i --psf psf.fits --peaks sextractor.cat --origin 1
+    """  # noqa: D301
+    job = DeblendOptions(inputs=inputs(options), output=output, origin=int(origin), **options)
+    summary = run_deblend(job)
+    click.echo(summary.text())
+    return summary.exit_code
+
+
+@group.command()
+@exposure_options
+@click.option("--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma.")
+@click.option("--overwrite", is_flag=True, help="Replace files of an earlier run.")
+@output_options("out")
+@common_options
+def detect(output: Path, threshold: float, overwrite: bool, no_pictures: bool, **options: Any) -> int:
+    """Find the sources, without deblending them.
+
+    \b
+    Writes to the folder OUTPUT:
+      peaks.ecsv        one row per source: position and its error, significance, footprint
+      footprints.ecsv   one row per footprint: its window and numbers of pixels and peaks
+      footprints.fits   0 where there is no footprint, k + 1 on footprint k
+      detect.png        the images with what was found
+
+    \b
+    Example:
+      jaxdeblend detect 'coadd_{band}.fits' --bands g,r,i --psf-fwhm 3.8 -o found/
+    """  # noqa: D301
+    text = run_detect(
+        inputs(options), output, threshold=threshold, overwrite=overwrite, pictures=not no_pictures
+    )
+    click.echo(text)
+    return 0
+
+
+@group.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--bad-mask", help="Mask planes or bit numbers to count as bad: SAT,BAD or 1,5.")
+@common_options
+def info(files: tuple[str, ...], bad_mask: str | None) -> int:
+    """Show what FITS files hold: extensions, units, pixel scale, masked pixels, PSF width.
+
+    \b
+    Example:
+      jaxdeblend info coadd_g.fits psf_g.fits
+    """  # noqa: D301
+    bad = None if bad_mask is None else bits_or_names(bad_mask.split(","))
+    for path in files:
+        click.echo(describe(path, bad))
+    return 0
+
+
+@group.command()
+@click.option("--size", type=click.IntRange(min=64), default=512, show_default=True, help="Edge in pixels.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulation.")
+@output_options("demo")
+@common_options
+def demo(size: int, seed: int, output: Path, no_pictures: bool) -> int:
+    """Simulate a field of the sky, deblend it, and compare with the truth.
+
+    The simulated images, PSFs and truth are written as files first; what follows is the same as `jaxdeblend
+    deblend` on these files. Files of an earlier demo are replaced.
+
+    \b
+    Example:
+      jaxdeblend demo -o demo/ --size 256
+    """  # noqa: D301
+    text, code = run_demo(output, size=size, seed=seed, pictures=not no_pictures)
+    click.echo(text)
+    return code

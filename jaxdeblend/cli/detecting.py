@@ -1,0 +1,69 @@
+"""The work of `jaxdeblend detect`."""
+
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Column, Table
+
+from ..detect import Detection, detect
+from ..io import Exposure, staged_folder, write_catalog
+from .options import Inputs
+from .pictures import save_detection
+
+
+def run_detect(inputs: Inputs, output: Path, *, threshold: float, overwrite: bool, pictures: bool) -> str:
+    """Read, detect and write.
+
+    Parameters
+    ----------
+    inputs
+        Files to read.
+    output
+        Folder to write to.
+    threshold
+        Threshold in σ.
+    overwrite
+        Whether files may be replaced.
+    pictures
+        Whether to draw.
+
+    Returns
+    -------
+    str
+        What was found, in words.
+    """
+    names = ("peaks.ecsv", "footprints.ecsv", "footprints.fits", *(("detect.png",) if pictures else ()))
+    with staged_folder(output, names, overwrite=overwrite) as stage:
+        exposure = inputs.read()
+        detection = detect(exposure.observation(), threshold=threshold)
+        write_catalog(_peaks(exposure, detection), stage / "peaks.ecsv")
+        write_catalog(_footprints(detection), stage / "footprints.ecsv")
+        header = None if exposure.wcs is None else exposure.wcs.to_header(relax=True)
+        fits.PrimaryHDU(detection.labels, header).writeto(stage / "footprints.fits")
+        if pictures:
+            save_detection(exposure, detection, stage / "detect.png")
+    found = f"{len(detection.peaks)} sources in {len(detection.footprints)} footprints"
+    return f"{found}\nwrote {', '.join(names)} to {output}"
+
+
+def _peaks(exposure: Exposure, detection: Detection) -> Table:
+    peaks = detection.peaks.copy()
+    if exposure.wcs is not None:
+        ra, dec = exposure.wcs.pixel_to_world_values(np.asarray(peaks["x"]), np.asarray(peaks["y"]))
+        peaks["ra"], peaks["dec"] = Column(ra, unit="deg"), Column(dec, unit="deg")
+    return peaks
+
+
+def _footprints(detection: Detection) -> Table:
+    footprints = detection.footprints
+    columns = {
+        "id": list(range(len(footprints))),
+        "y0": [footprint.box.start[0] for footprint in footprints],
+        "x0": [footprint.box.start[1] for footprint in footprints],
+        "ny": [footprint.box.shape[0] for footprint in footprints],
+        "nx": [footprint.box.shape[1] for footprint in footprints],
+        "area": [footprint.area for footprint in footprints],
+        "n_peaks": [len(footprint.peaks) for footprint in footprints],
+    }
+    return Table({name: np.array(values, dtype=np.int64) for name, values in columns.items()})

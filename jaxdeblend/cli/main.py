@@ -1,0 +1,108 @@
+"""Entry point: what goes wrong becomes one line and an exit code."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+
+OK, SOME_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all well; some sources have no flux; bad input; a fault of this program; Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit.
+
+    Examples
+    --------
+    >>> from jaxdeblend.cli import main
+    >>> main.__name__
+    'main'
+    """
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments
+        What follows ``jaxdeblend`` on the command line.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all well, 1 finished but some sources have no flux, 2 bad input, 3 a fault of this
+        program, 130 interrupted.
+
+    Examples
+    --------
+    >>> from jaxdeblend.cli import run
+    >>> run(["deblend", "none.fits", "--bands", "r", "--psf-fwhm", "4", "-o", "out"])
+    2
+    """
+    try:
+        import click
+        import tqdm  # noqa: F401
+
+        from .commands import group
+    except ImportError as error:
+        if error.name not in ("click", "tqdm"):
+            raise
+        return _fail(f"the command line needs {error.name}: pip install 'jaxdeblend[cli]'", BAD_INPUT)
+    debug = "--debug" in arguments
+    with _messages(debug):
+        try:
+            return int(group.main(list(arguments), prog_name="jaxdeblend", standalone_mode=False) or OK)
+        except (click.Abort, KeyboardInterrupt):
+            return _fail("interrupted", INTERRUPTED)
+        except click.UsageError as error:
+            where = "" if error.ctx is None else f" (see '{error.ctx.command_path} --help')"
+            return _fail(error.format_message() + where, BAD_INPUT)
+        except click.ClickException as error:
+            return _fail(error.format_message(), BAD_INPUT)
+        except (ValueError, OSError, ImportError) as error:
+            if debug:
+                raise
+            return _fail(str(error), BAD_INPUT)
+        except Exception as error:
+            if debug:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            return _fail(f"internal error, {reason} (--debug shows where)", INTERNAL_ERROR)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"jaxdeblend: error: {' '.join(message.split())}\n")
+    return code
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        sys.stderr.write(f"jaxdeblend: {record.levelname.lower()}: {text}\n")
+
+
+@contextlib.contextmanager
+def _messages(debug: bool) -> Iterator[None]:
+    """Show the library's warnings; those of other packages only for debugging."""
+    logger, handler = (
+        logging.getLogger("jaxdeblend"),
+        _StderrHandler(logging.DEBUG if debug else logging.WARNING),
+    )
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    if debug:
+        logger.setLevel(logging.DEBUG)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default" if debug else "ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

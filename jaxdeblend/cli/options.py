@@ -1,0 +1,167 @@
+"""Options that commands share, and how they become objects."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..instrument.psf import AbstractPSF, GaussianPSF, MoffatPSF
+from ..io import Exposure, read_exposure, read_psf
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Files and options from which an exposure is read."""
+
+    images: tuple[str, ...]
+    bands: tuple[str, ...]
+    psf: tuple[str, ...] = ()
+    psf_fwhm: tuple[float, ...] = ()
+    psf_model: str = "moffat"
+    bad_mask: tuple[str | int, ...] | None = None
+    variance: str | None = None
+    weight: str | None = None
+    mask: str | None = None
+
+    def read(self) -> Exposure:
+        """Read the exposure."""
+        psf = self.read_psf()
+        return read_exposure(
+            self.images,
+            bands=self.bands,
+            psf=psf,
+            bad_mask=self.bad_mask,
+            variance=self.variance,
+            weight=self.weight,
+            mask=self.mask,
+        )
+
+    def read_psf(self) -> AbstractPSF:
+        """Read the PSF, or make it from its widths."""
+        if bool(self.psf) == bool(self.psf_fwhm):
+            raise click.UsageError("give the PSF, either as files by --psf or as widths by --psf-fwhm.")
+        if self.psf:
+            return read_psf(self.psf, self.bands)
+        if len(self.psf_fwhm) not in (1, len(self.bands)):
+            raise click.UsageError(
+                f"--psf-fwhm: got {len(self.psf_fwhm)} widths for {len(self.bands)} bands; give one, or "
+                "one per band."
+            )
+        if self.psf_model == "moffat":
+            return MoffatPSF(self.psf_fwhm)
+        return GaussianPSF(np.array(self.psf_fwhm) / (2 * np.sqrt(2 * np.log(2))))
+
+
+class Names(click.ParamType):
+    """Comma-separated names."""
+
+    name = "list"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,  # noqa: ARG002
+        ctx: click.Context | None,  # noqa: ARG002
+    ) -> tuple[str, ...]:
+        """Split at commas."""
+        names = value if isinstance(value, tuple) else str(value).split(",")
+        return tuple(str(name).strip() for name in names if str(name).strip())
+
+
+class Numbers(click.ParamType):
+    """Comma-separated numbers."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Split at commas."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 4.1,3.9,3.5.", param, ctx)
+
+
+def exposure_options(command: Callable) -> Callable:
+    """Add the options of `Inputs` to a command."""
+    options = [
+        click.argument("images", nargs=-1, required=True),
+        click.option("--bands", type=Names(), required=True, help="Names of the bands, in order: g,r,i."),
+        click.option(
+            "--psf", type=Names(), help="PSF stamps: a file per band, 'psf_{band}.fits', or one cube."
+        ),
+        click.option(
+            "--psf-fwhm", type=Numbers(), help="Instead of --psf: its FWHM in pixels, one or one per band."
+        ),
+        click.option(
+            "--psf-model",
+            type=click.Choice(["moffat", "gaussian"]),
+            default="moffat",
+            show_default=True,
+            help="Profile of a PSF given by --psf-fwhm (Moffat: beta 3).",
+        ),
+        click.option(
+            "--bad-mask",
+            type=Names(),
+            help="Mask planes or bits not to use: SAT,BAD or 1,5.  [default: BAD, NO_DATA, SAT, SUSPECT, "
+            "EDGE ... where the mask names its planes, else any bit]",
+        ),
+        click.option("--variance", help="Variance from these files: 'var_{band}.fits'."),
+        click.option("--weight", help="Weights (1 / variance) from these files: 'invvar_{band}.fits'."),
+        click.option("--mask", help="Masks from these files: 'mask_{band}.fits', or one for all bands."),
+    ]
+    return _add(options, command)
+
+
+def common_options(command: Callable) -> Callable:
+    """Add what every command has."""
+    return _add(
+        [
+            click.option(
+                "--debug", is_flag=True, expose_value=False, help="Show more messages, and tracebacks."
+            )
+        ],
+        command,
+    )
+
+
+def output_options(default: str) -> Callable[[Callable], Callable]:
+    """Add the options of commands that write a folder."""
+    options = [
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=default,
+            show_default=True,
+            help="Folder to write to.",
+        ),
+        click.option("--no-pictures", is_flag=True, help="Draw no picture."),
+    ]
+    return lambda command: _add(options, command)
+
+
+def inputs(given: dict[str, object]) -> Inputs:
+    """Take the options of `Inputs` out of the parameters of a command."""
+    names = [field.name for field in dataclasses.fields(Inputs)]
+    values = {name: given.pop(name) for name in names if name in given}
+    bad = values.get("bad_mask")
+    values["bad_mask"] = None if bad is None else bits_or_names(bad)  # type: ignore[arg-type]
+    values["psf"], values["psf_fwhm"] = values.get("psf") or (), values.get("psf_fwhm") or ()
+    return Inputs(**values)  # type: ignore[arg-type]
+
+
+def bits_or_names(values: Sequence[str]) -> tuple[str | int, ...]:
+    """Tell numbers of bits from names of planes."""
+    return tuple(int(value) if value.isdigit() else value for value in values)
+
+
+def _add(options: Sequence[Callable], command: Callable) -> Callable:
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,92 @@
+"""Pictures that commands save."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..catalog import CatalogResult
+from ..detect import Detection
+from ..instrument.box import Box
+from ..io import Exposure
+from ..view import asinh_norm, deblend_figure, rgb
+
+LARGEST = 1200
+"""Edge in pixels of the largest picture; of more, the middle is shown."""
+
+
+def save_deblend(exposure: Exposure, result: CatalogResult, path: Path) -> None:
+    """Save data, model and residual side by side.
+
+    Parameters
+    ----------
+    exposure
+        The data.
+    result
+        What was made of them.
+    path
+        The picture.
+    """
+    box = _middle(exposure)
+    window = (slice(None), *box.slices)
+    centers = np.stack([np.asarray(result.table["y"]), np.asarray(result.table["x"])], axis=1) - box.start
+    deblend_figure(
+        _usable(exposure, window),
+        result.model[window],
+        bands=exposure.bands,
+        centers=_within(centers, box),
+        weights=np.where(exposure.mask[window], 0, 1 / exposure.variance[window]),
+        path=path,
+    )
+
+
+def save_detection(exposure: Exposure, detection: Detection, path: Path) -> None:
+    """Save the images with the outlines of the footprints and the peaks.
+
+    Parameters
+    ----------
+    exposure
+        The data.
+    detection
+        What was found in them.
+    path
+        The picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    box = _middle(exposure)
+    window = (slice(None), *box.slices)
+    edge = float(np.clip(box.shape[1] / 75, 5.0, 14.0))
+    figure = Figure(figsize=(edge, edge * box.shape[0] / box.shape[1] + 0.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    images = _usable(exposure, window)
+    picture = rgb(images, bands=exposure.bands, norm=asinh_norm(images, exposure.variance[window]))
+    axes.imshow(picture, origin="lower", interpolation="nearest")
+    labels = np.asarray(detection.labels)[box.slices]
+    axes.contour(labels > 0, levels=[0.5], colors="#56b4e9", linewidths=0.7)
+    centers = _within(detection.centers - box.start, box)
+    axes.plot(centers[:, 1], centers[:, 0], "+", color="#f0e442", markersize=5, markeredgewidth=0.8)
+    axes.set_title(
+        f"{len(detection.peaks)} sources in {len(detection.footprints)} footprints", loc="left", fontsize=10
+    )
+    axes.set(xlim=(-0.5, box.shape[1] - 0.5), ylim=(-0.5, box.shape[0] - 0.5))
+    figure.savefig(path)
+
+
+def _middle(exposure: Exposure) -> Box:
+    """The window to show."""
+    shape = min(exposure.shape[0], LARGEST), min(exposure.shape[1], LARGEST)
+    start = (exposure.shape[0] - shape[0]) // 2, (exposure.shape[1] - shape[1]) // 2
+    return Box(start, shape)
+
+
+def _usable(exposure: Exposure, window: tuple[slice, ...]) -> np.ndarray:
+    return np.where(exposure.mask[window], np.nan, exposure.images[window])
+
+
+def _within(centers: np.ndarray, box: Box) -> np.ndarray:
+    """Centres in the window, NaN for those outside: they keep their numbers."""
+    with np.errstate(invalid="ignore"):
+        inside = np.all((centers >= -0.5) & (centers < np.array(box.shape) - 0.5), axis=1)
+    return np.where(inside[:, None], centers, np.nan)

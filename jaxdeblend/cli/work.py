@@ -1,0 +1,189 @@
+"""The work of `jaxdeblend deblend`: read, deblend, write."""
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from .._version import __version__
+from ..catalog import CatalogResult, deblend_catalog
+from ..io import Exposure, read_positions, staged_folder, write_catalog, write_models
+from .options import Inputs
+from .pictures import save_deblend
+
+
+@dataclasses.dataclass(frozen=True)
+class DeblendOptions:
+    """What `jaxdeblend deblend` was asked for."""
+
+    inputs: Inputs
+    output: Path
+    peaks: Path | None = None
+    origin: int = 0
+    threshold: float = 5.0
+    max_steps: int | None = None
+    no_symmetry: bool = False
+    kind: str = "ecsv"
+    overwrite: bool = False
+    no_pictures: bool = False
+
+    @property
+    def catalog_name(self) -> str:
+        """File of the catalog."""
+        return f"catalog.{self.kind}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Files that will be written."""
+        picture = () if self.no_pictures else ("deblend.png",)
+        return (self.catalog_name, "models.fits", *picture, "run.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What came out, in numbers."""
+
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+    output: Path
+    names: tuple[str, ...]
+    result: CatalogResult
+
+    @property
+    def exit_code(self) -> int:
+        """1 if some sources have no flux."""
+        return 1 if self.counts["failed"] else 0
+
+    def text(self) -> str:
+        """Say it in words."""
+        counts, seconds = self.counts, self.seconds
+        lines = [
+            f"{counts['sources']} sources in {counts['blends']} blends, the largest of "
+            f"{counts['largest_blend']}; "
+            f"{seconds['total']:.1f} s",
+        ]
+        if counts["not_converged"]:
+            lines.append(f"{counts['not_converged']} blends did not converge (see flags)")
+        if counts["failed"]:
+            lines.append(f"{counts['failed']} sources have no flux (see flags)")
+        lines.append(f"wrote {', '.join(self.names)} to {self.output}")
+        return "\n".join(lines)
+
+
+def run_deblend(options: DeblendOptions) -> Summary:
+    """Read, deblend and write.
+
+    Parameters
+    ----------
+    options
+        What to do.
+
+    Returns
+    -------
+    Summary
+        Counts and times.
+    """
+    started = time.perf_counter()
+    with staged_folder(options.output, options.names, overwrite=options.overwrite) as stage:
+        exposure = options.inputs.read()
+        centers = None
+        if options.peaks is not None:
+            centers = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)[0]
+        read = time.perf_counter()
+        with progress_bar("deblending", "blend") as progress:
+            result = deblend_catalog(
+                exposure,
+                centers,
+                threshold=options.threshold,
+                fit_options=_fit_options(options),
+                progress=progress,
+            )
+        fitted = time.perf_counter()
+        _write(stage, options, exposure, result)
+        seconds = {"read": read - started, "deblend": fitted - read}
+        seconds["total"] = time.perf_counter() - started
+        summary = Summary(_counts(result), seconds, options.output, options.names, result)
+        (stage / "run.json").write_text(json.dumps(_record(options, summary), indent=2) + "\n")
+    return summary
+
+
+@contextmanager
+def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr, if that is a terminal.
+
+    Parameters
+    ----------
+    label
+        What is going on.
+    unit
+        Of what.
+
+    Yields
+    ------
+    Callable[[int, int], None]
+        To be called with the number just done, and the number of all.
+    """
+    with tqdm.tqdm(desc=label, unit=unit, disable=None, leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done)
+
+        yield report
+
+
+def _fit_options(options: DeblendOptions) -> dict[str, Any]:
+    return {}
+
+
+def _write(stage: Path, options: DeblendOptions, exposure: Exposure, result: CatalogResult) -> None:
+    table = result.table
+    table.meta = {"software": f"jaxdeblend {__version__}", "bands": ",".join(exposure.bands)}
+    if exposure.unit is not None:
+        table.meta["unit"] = exposure.unit
+    write_catalog(table, stage / options.catalog_name)
+    write_models(
+        stage / "models.fits",
+        bands=exposure.bands,
+        model=result.model,
+        residual=result.residual,
+        sources=result.sources,
+        wcs=exposure.wcs,
+        unit=exposure.unit,
+    )
+    if not options.no_pictures:
+        save_deblend(exposure, result, stage / "deblend.png")
+
+
+def _counts(result: CatalogResult) -> dict[str, int]:
+    parents = result.parents
+    return {
+        "sources": len(result.table),
+        "blends": len(parents),
+        "largest_blend": int(np.max(np.asarray(parents["n_sources"]), initial=0)),
+        "not_converged": int(np.sum(np.asarray(parents["status"]) != "converged")),
+        "failed": result.n_failed,
+    }
+
+
+def _record(options: DeblendOptions, summary: Summary) -> dict[str, Any]:
+    """What `run.json` says: enough to run it again."""
+    given = dataclasses.asdict(options)
+    return {
+        "software": f"jaxdeblend {__version__}",
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "options": json.loads(json.dumps(given, default=str)),
+        "counts": dict(summary.counts),
+        "seconds": {name: round(value, 2) for name, value in summary.seconds.items()},
+        "files": list(summary.names),
+    }

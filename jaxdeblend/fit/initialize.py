@@ -1,0 +1,248 @@
+"""From positions to a first model of a blend."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ..instrument.observation import Observation
+from ..model.blend import Blend, Stack
+from ..model.component import FactorizedComponent
+from ..model.constraint import AbstractConstraint, CenterKept, Monotonic, Positive, SparseThreshold
+from ..model.morphology import ImageMorphology
+from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
+from ..model.spectrum import FreeSpectrum
+from ..ops import lstsq, prox, stamps
+from .expansion import expand
+
+
+class Initialization(eqx.Module):
+    """How sources begin, and under which constraints and priors they are fitted.
+
+    Every default is the best that a study on simulated truth found, see ``benchmarks/truth.py``.
+
+    Parameters
+    ----------
+    constraints
+        Constraints on every morphology.
+    priors
+        Priors on every morphology.
+    widths
+        σ of the Gaussians of the first model, in pixels; the first is the point source of model space.
+    sparsity
+        L1 penalty on the amplitude of each Gaussian, in units of its 1σ error.
+    passes
+        How often the first model is improved by measuring ellipticities.
+    max_components
+        1, or 2 to split bright sources into a bulge and a disk with a spectrum each.
+    point_below
+        Sources of lower S/N are point sources of fixed shape.
+    two_above
+        Sources of higher S/N get two components, if `max_components` is 2.
+    split
+        Where the two are split, in units of the maximum: disk = min(m, t), bulge = max(m - t, 0).
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> free = jd.Initialization(priors=())          # without the symmetry prior
+    >>> free.max_components
+    1
+    """
+
+    constraints: tuple[AbstractConstraint, ...] = (
+        Positive(),
+        Monotonic(),
+        SparseThreshold(0.1),
+        CenterKept(),
+    )
+    priors: tuple[AbstractPrior, ...] = (SymmetricPrior(0.2, 0.5),)
+    widths: Float[Array, " width"] = eqx.field(converter=jnp.asarray, default=(0.85, 1.7, 3.4, 6.8, 13.6))
+    sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    passes: int = eqx.field(static=True, default=3)
+    max_components: int = eqx.field(static=True, default=1)
+    point_below: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    two_above: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=100.0)
+    split: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.25)
+
+    def __check_init__(self):
+        if self.max_components not in (1, 2):
+            raise ValueError(f"max_components: got {self.max_components}; give 1, or 2 for bulge and disk.")
+
+
+def initialize(
+    obs: Observation,
+    centers: object,
+    *,
+    center_error: object = 0.1,
+    stamp_edge: int | None = None,
+    options: Initialization | None = None,
+) -> Blend:
+    """Make a first model of all sources of a blend from their positions.
+
+    Shapes begin as multi-Gaussian expansions fitted jointly to all bands (`jaxdeblend.fit.expansion`), spectra as the
+    joint, weighted, non-negative least-squares solution for these shapes.
+
+    Parameters
+    ----------
+    obs
+        Observation.
+    centers
+        Positions (source, 2), (y, x) in pixels, from a detection or a catalog.
+    center_error
+        1σ error per axis of the positions in pixels, one number or one per source; centres are fitted under a prior
+        of this width. 0 keeps them fixed.
+    stamp_edge
+        Odd edge of the morphologies' stamps; by default chosen from the image.
+    options
+        Constraints, priors, numbers of components.
+
+    Returns
+    -------
+    Blend
+        Initial blend for `fit`. A source outside the image stays dark.
+
+    Raises
+    ------
+    ValueError
+        If centers do not have the shape (source, 2), or the stamp's edge is even.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> len(jd.initialize(obs, [(4.0, 5.0), (11.0, 9.5)]).sources)
+    2
+    """
+    positions = check_centers(centers)
+    error = np.broadcast_to(np.asarray(center_error, dtype=float), len(positions))
+    edge = default_stamp_edge(obs.shape) if stamp_edge is None else stamp_edge
+    if edge % 2 == 0:
+        raise ValueError(f"stamp_edge: got {edge}; a stamp needs an odd edge so that its centre is a sample.")
+    options = Initialization() if options is None else options
+    dtype = obs.images.dtype
+    active = jnp.ones(len(positions), dtype=bool)
+    return _initialize(obs, jnp.asarray(positions, dtype), jnp.asarray(error, dtype), active, edge, options)
+
+
+def check_centers(centers: object) -> np.ndarray:
+    """Positions as an array (source, 2); an empty list becomes (0, 2)."""
+    positions = np.asarray(centers, dtype=float)
+    if positions.size == 0:
+        return np.zeros((0, 2))
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        raise ValueError(f"centers: got shape {positions.shape}; give (source, 2) with (y, x) of each source.")
+    return positions
+
+
+def default_stamp_edge(shape: tuple[int, int]) -> int:
+    """Odd edge of the stamps for an image of this shape: nearly all of a small image, half of a large one."""
+    longest = max(shape)
+    return max(3, min(longest - 1, 31 + longest // 2) | 1)
+
+
+def initialize_arrays(
+    obs: Observation,
+    positions: Float[Array, "source 2"],
+    error: Float[Array, " source"],
+    active: Bool[Array, " source"],
+    edge: int,
+    options: Initialization,
+) -> Blend:
+    """The initialization as a pure function of arrays, for `jax.vmap` over blends.
+
+    Parameters
+    ----------
+    obs
+        Observation.
+    positions
+        Detected positions; one that is not finite or outside the image makes a dark source.
+    error
+        Error of the positions.
+    active
+        False for padding.
+    edge
+        Odd edge of the stamps.
+    options
+        Constraints, priors, numbers of components.
+    """
+    obs = obs.prepared()
+    inside = jnp.all((positions >= -0.5) & (positions < obs.extent - 0.5), axis=-1)
+    centers = jnp.where(inside[:, None], positions, 0.0)
+    lit = active & inside
+    if positions.shape[0] == 0:
+        return Blend(centers, CenterPrior(positions, error), (), active, obs.shape)
+    shapes = expand(obs, centers, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes)
+    shapes = jax.vmap(lambda shape: prox.normalized(shape)[0])(shapes)
+    significance = _significance(obs, centers, lit)
+    point = significance < options.point_below
+    star = prox.normalized(obs.model_psf.stamp(edge)[0])[0]
+    shapes = jnp.where(point[:, None, None], star, shapes)
+    images, source, lit = _components(shapes, lit, significance, options)
+    spectra = _spectra(obs, centers[source], images, lit)
+    step = jnp.where(point[source], 0.0, 0.01)
+    component = jax.vmap(
+        lambda spectrum, image, step: FactorizedComponent(
+            FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step)
+        )
+    )(spectra, images, step)
+    prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
+    return Blend(centers, prior, (Stack(component, source, lit),), active, obs.shape)
+
+
+_initialize = eqx.filter_jit(initialize_arrays)
+
+
+def _components(
+    shapes: Float[Array, "source s s"],
+    lit: Bool[Array, " source"],
+    significance: Float[Array, " source"],
+    options: Initialization,
+) -> tuple[Float[Array, "component s s"], Array, Array]:
+    """Stamps, source numbers and activity of the components: one a source, or bulges behind the disks."""
+    number = jnp.arange(shapes.shape[0])
+    if options.max_components == 1:
+        return shapes, number, lit
+    two = (significance > options.two_above)[:, None, None]
+    disk = jnp.where(two, jnp.minimum(shapes, options.split) / options.split, shapes)
+    bulge = jnp.maximum(shapes - options.split, 0.0) / (1 - options.split)
+    images = jnp.concatenate([disk, bulge])
+    return images, jnp.concatenate([number, number]), jnp.concatenate([lit, lit & two[:, 0, 0]])
+
+
+def _significance(
+    obs: Observation, centers: Float[Array, "source 2"], lit: Bool[Array, " source"]
+) -> Float[Array, " source"]:
+    """S/N of a point source at each centre, √(Σ_b (P_b · w I)² / (P_b² · w)) over the bands."""
+    psf = jnp.broadcast_to(obs.psf.stamp(obs.psf.edge), (len(obs.bands), obs.psf.edge, obs.psf.edge))
+
+    def one(center: Array) -> Array:
+        rows, columns = (stamps.placement(center[k], n, obs.psf.edge) for k, n in enumerate(obs.shape))
+        model = jnp.einsum("ys,bst,xt->byx", rows, psf, columns)
+        signal = jnp.sum(model * obs.weights * obs.images, axis=(-2, -1))
+        noise = jnp.sum(model**2 * obs.weights, axis=(-2, -1))
+        return jnp.sqrt(
+            jnp.sum(jnp.where(noise > 0, jnp.maximum(signal, 0.0) ** 2 / jnp.where(noise > 0, noise, 1.0), 0.0))
+        )
+
+    return jnp.where(lit, jax.vmap(one)(centers), 0.0)
+
+
+def _spectra(
+    obs: Observation,
+    centers: Float[Array, "component 2"],
+    images: Float[Array, "component s s"],
+    lit: Bool[Array, " component"],
+) -> Float[Array, "component band"]:
+    """Joint weighted non-negative spectra of all components."""
+    rows, columns = (
+        jax.vmap(lambda c, n=n: stamps.placement(c, n, images.shape[-1]))(centers[:, k])
+        for k, n in enumerate(obs.shape)
+    )
+    frames = jnp.einsum("cys,cst,cxt->cyx", rows, images, columns)
+    y, x = jnp.arange(obs.shape[0])[:, None], jnp.arange(obs.shape[1])[None, :]
+    real = (y < obs.extent[0]) & (x < obs.extent[1])
+    models = obs.convolve(jnp.where(real & lit[:, None, None], frames, 0.0)[:, None])
+    return jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, obs.images, obs.weights)

@@ -1,0 +1,266 @@
+"""The fit: one compiled loop from an initial blend to the best one."""
+
+import enum
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..instrument.observation import Observation
+from ..model.blend import Blend
+from ..model.parameter import fitted
+from .likelihood import log_posterior
+from .optimizer import ProximalAdam
+
+
+class RESULTS(enum.IntEnum):
+    """How a fit ended.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> jd.RESULTS(0).name
+    'CONVERGED'
+    """
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    NON_FINITE = 2
+    NO_DATA = 3
+
+
+class FitResult(eqx.Module):
+    """Outcome of a fit.
+
+    Attributes
+    ----------
+    blend
+        The best blend of all steps.
+    loss
+        Negative log-posterior before each step; NaN after the last.
+    n_steps
+        Number of steps made.
+    status
+        Value of `RESULTS`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 8, 8)), jnp.ones((1, 8, 8)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> blend = jd.Blend.of([jd.PointSource((4, 4), jnp.ones(1))], frame=(8, 8))
+    >>> result = jd.fit(blend, obs)
+    >>> result.result.name
+    'CONVERGED'
+    """
+
+    blend: Blend
+    loss: Float[Array, " step"]
+    n_steps: Int[Array, ""]
+    status: Int[Array, ""]
+
+    @property
+    def converged(self) -> Bool[Array, ""]:
+        """Whether the fit stopped by itself."""
+        return self.status == RESULTS.CONVERGED
+
+    @property
+    def result(self) -> RESULTS:
+        """The status as a member of `RESULTS`."""
+        return RESULTS(int(self.status))
+
+
+class FitState(eqx.Module):
+    """Everything that a step changes, grouped by when it changes."""
+
+    parameters: PyTree
+    optimizer: PyTree
+    n_steps: Int[Array, ""]
+    loss: Float[Array, " step"]
+    done: Bool[Array, ""]
+    # the best iterate so far
+    best_parameters: PyTree
+    best_loss: Float[Array, ""]
+    # where the last window began
+    window_parameters: PyTree
+    window_loss: Float[Array, ""]
+
+
+def fit(
+    blend: Blend,
+    obs: Observation,
+    optimizer: ProximalAdam | None = None,
+    *,
+    fixed: Callable[[Blend], object] | None = None,
+) -> FitResult:
+    """Fit a blend to an observation by proximal ADAM on the log-posterior.
+
+    Parameters
+    ----------
+    blend
+        Initial blend, as from `initialize`.
+    obs
+        Observation of the same frame.
+    optimizer
+        Settings of the optimizer.
+    fixed
+        Picks what stays fixed, in the manner of `equinox.tree_at`: ``lambda blend: blend.centers``.
+
+    Returns
+    -------
+    FitResult
+        Best blend, losses, number of steps and status.
+
+    Raises
+    ------
+    ValueError
+        If blend and observation have different frames.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> star = jd.Blend.of([jd.PointSource((8, 8), jnp.array([5.0]))], frame=(17, 17))
+    >>> blank = jd.Observation(jnp.zeros((1, 17, 17)), jnp.ones((1, 17, 17)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> obs = jd.Observation(jd.render(star, blank), jnp.ones((1, 17, 17)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> start = jd.Blend.of([jd.PointSource((8, 8), jnp.array([4.0]))], frame=(17, 17))
+    >>> bool(abs(jd.fit(start, obs).blend.sources[0].flux[0] - 5.0) < 0.05)
+    True
+    """
+    if blend.frame != obs.shape:
+        raise ValueError(f"blend: got a blend for the frame {blend.frame}; the observation's shape is {obs.shape}.")
+    optimizer = ProximalAdam() if optimizer is None else optimizer
+    return _fit(blend, obs, optimizer, fixed)
+
+
+def fit_arrays(
+    blend: Blend,
+    obs: Observation,
+    optimizer: ProximalAdam,
+    fixed: Callable[[Blend], object] | None = None,
+) -> FitResult:
+    """The fit as a pure function of arrays, for `jax.vmap` over blends."""
+    problem = Problem(blend, obs, optimizer, fixed)
+    state = jax.lax.while_loop(lambda state: ~state.done, lambda state: problem.step(state), problem.init())
+    return problem.result(state)
+
+
+_fit = eqx.filter_jit(fit_arrays)
+
+
+class Problem(eqx.Module):
+    """One fit: what does not change during it, and how a step is made.
+
+    Attributes
+    ----------
+    obs
+        The observation.
+    optimizer
+        Settings of the optimizer.
+    initial
+        Fitted arrays of the initial blend; None elsewhere.
+    fixed
+        All other arrays of the blend.
+    steps
+        Step size of every fitted array.
+    rms
+        Background noise of each band.
+    """
+
+    obs: Observation
+    optimizer: ProximalAdam
+    initial: Blend
+    fixed: Blend
+    steps: Blend
+    rms: Float[Array, " band"]
+
+    def __init__(
+        self,
+        blend: Blend,
+        obs: Observation,
+        optimizer: ProximalAdam,
+        fixed: Callable[[Blend], object] | None = None,
+    ):
+        self.obs, self.optimizer, self.rms = obs.prepared(), optimizer, obs.background_rms
+        steps = blend.step_sizes(self.rms)
+        if fixed is not None:
+            steps = eqx.tree_at(fixed, steps, replace_fn=lambda _: None)
+        self.initial, self.fixed = eqx.partition(blend.project(self.rms), fitted(steps))
+        self.steps = steps
+
+    def init(self) -> FitState:
+        """State before the first step."""
+        infinity = jnp.asarray(jnp.inf, dtype=self.obs.images.dtype)
+        return FitState(
+            parameters=self.initial,
+            optimizer=self.optimizer.init(self.initial),
+            n_steps=jnp.zeros((), dtype=int),
+            loss=jnp.full(self.optimizer.max_steps, jnp.nan, dtype=self.obs.images.dtype),
+            done=~jnp.any(self.obs.weights > 0),
+            best_parameters=self.initial,
+            best_loss=infinity,
+            window_parameters=self.initial,
+            window_loss=infinity,
+        )
+
+    def step(self, state: FitState) -> FitState:
+        """One step: gradient, AMSGrad, projection, book-keeping."""
+        loss, gradients = jax.value_and_grad(lambda parameters: self._loss(parameters))(state.parameters)
+        changes, optimizer = self.optimizer.update(gradients, state.optimizer, self.steps, state.n_steps)
+        blend = eqx.combine(optax.apply_updates(state.parameters, changes), self.fixed).project(self.rms)
+        parameters = eqx.filter(blend, fitted(self.steps))
+        better = loss < state.best_loss
+        best = _where(better, state.parameters, state.best_parameters)
+        best_loss = jnp.where(better, loss, state.best_loss)
+        n_steps = state.n_steps + 1
+        new_window = n_steps % self.optimizer.window == 0
+        settled = new_window & self._settled(state, best, best_loss)
+        return FitState(
+            parameters=parameters,
+            optimizer=optimizer,
+            n_steps=n_steps,
+            loss=state.loss.at[state.n_steps].set(loss, mode="drop"),
+            done=settled | (n_steps >= self.optimizer.max_steps) | ~jnp.isfinite(loss),
+            best_parameters=best,
+            best_loss=best_loss,
+            window_parameters=_where(new_window, best, state.window_parameters),
+            window_loss=jnp.where(new_window, best_loss, state.window_loss),
+        )
+
+    def _loss(self, parameters: Blend) -> Float[Array, ""]:
+        return -log_posterior(eqx.combine(parameters, self.fixed), self.obs)
+
+    def _settled(self, state: FitState, best: Blend, best_loss: Float[Array, ""]) -> Bool[Array, ""]:
+        """Whether the best loss and the parameters at it changed little since the window began."""
+        gain = state.window_loss - best_loss
+        return (gain <= self.optimizer.relative_tolerance * jnp.abs(best_loss)) & (
+            _movement(best, state.window_parameters, self.steps) <= self.optimizer.step_tolerance
+        )
+
+    def result(self, state: FitState) -> FitResult:
+        """What is returned at the end."""
+        last = jnp.take(state.loss, state.n_steps - 1, mode="clip")
+        failed = ~jnp.isfinite(state.best_loss) | ((state.n_steps > 0) & ~jnp.isfinite(last))
+        status = jnp.where(state.n_steps < self.optimizer.max_steps, RESULTS.CONVERGED, RESULTS.MAX_STEPS)
+        status = jnp.where(failed, RESULTS.NON_FINITE, status)
+        status = jnp.where(jnp.any(self.obs.weights > 0), status, RESULTS.NO_DATA)
+        blend = eqx.combine(state.best_parameters, self.fixed)
+        return FitResult(blend, state.loss, state.n_steps, status)
+
+
+def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _movement(a: PyTree, b: PyTree, steps: PyTree) -> Float[Array, ""]:
+    """Root mean square of (a - b) / step over the parameters that are free to move."""
+
+    leaves = [jax.tree.leaves(tree) for tree in (a, b, steps)]
+    total = sum(
+        jnp.sum(((x - y) / jnp.where(step > 0, step, jnp.inf)) ** 2) for x, y, step in zip(*leaves, strict=True)
+    )
+    free = sum(jnp.sum(step > 0, dtype=step.dtype) for step in leaves[2])
+    return jnp.sqrt(total / jnp.maximum(free, 1))

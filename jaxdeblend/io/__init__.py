@@ -1,0 +1,19 @@
+"""Files: exposures, PSFs, tables and models, on the host."""
+
+from .exposure import Exposure as Exposure
+from .exposure_files import read_exposure as read_exposure
+from .files import PathLike as PathLike
+from .files import atomic_path as atomic_path
+from .files import paths_of_bands as paths_of_bands
+from .files import staged_folder as staged_folder
+from .models import ModelFile as ModelFile
+from .models import SourceModel as SourceModel
+from .models import read_models as read_models
+from .models import write_models as write_models
+from .planes import DEFAULT_BAD_PLANES as DEFAULT_BAD_PLANES
+from .planes import FilePlanes as FilePlanes
+from .planes import Plane as Plane
+from .planes import read_planes as read_planes
+from .psf_files import read_psf as read_psf
+from .tables import read_positions as read_positions
+from .tables import write_catalog as write_catalog

@@ -1,0 +1,163 @@
+"""Paths of many bands, and files that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PathLike = str | os.PathLike[str]
+
+
+def paths_of_bands(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> tuple[Path, ...]:
+    """Spell out a pattern, or check the number of paths.
+
+    Parameters
+    ----------
+    paths
+        A pattern with ``{band}`` in it, one path, or a sequence of either one path or as many as there are
+        bands.
+    bands
+        Names of the bands.
+
+    Returns
+    -------
+    tuple[Path, ...]
+        One path per band, or a single path for all of them.
+
+    Raises
+    ------
+    ValueError
+        If the number of paths is neither one nor that of the bands.
+    FileNotFoundError
+        If a path does not exist.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from jaxdeblend.io import paths_of_bands
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for band in "gr":
+    ...     (folder / f"psf_{band}.fits").touch()
+    >>> [path.name for path in paths_of_bands(str(folder / "psf_{band}.fits"), ["g", "r"])]
+    ['psf_g.fits', 'psf_r.fits']
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if len(given) == 1 and "{band}" in os.fspath(given[0]):
+        given = [os.fspath(given[0]).replace("{band}", band) for band in bands]
+    if len(given) not in (1, len(bands)):
+        raise ValueError(
+            f"paths: got {len(given)} files for the {len(bands)} bands {tuple(bands)}; give one file for "
+            "each band in that order, one file that holds them all, or a pattern with {band} in it."
+        )
+    found = tuple(Path(path) for path in given)
+    for path in found:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file.")
+    return found
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the place of `path` once everything is written.
+
+    Parameters
+    ----------
+    path
+        Where the file shall be.
+    overwrite
+        Whether a file may be there already.
+
+    Yields
+    ------
+    Path
+        Path in the same folder, with the same suffix.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and may not be replaced.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from jaxdeblend.io import atomic_path
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("all of it")
+    >>> target.read_text(), len(list(target.parent.iterdir()))
+    ('all of it', 1)
+    """
+    target = Path(path)
+    _refuse_existing(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+        temporary = Path(folder) / target.name
+        yield temporary
+        os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def staged_folder(folder: PathLike, names: Sequence[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder to write files to, which move to `folder` together at the end.
+
+    If anything goes wrong before that, nothing is left behind: neither the temporary folder nor, if it was
+    not there before, `folder`.
+
+    Parameters
+    ----------
+    folder
+        Where the files shall be.
+    names
+        Names of the files that will be written.
+    overwrite
+        Whether they may exist already.
+
+    Yields
+    ------
+    Path
+        The temporary folder.
+
+    Raises
+    ------
+    FileExistsError
+        If one of the files exists and may not be replaced.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from jaxdeblend.io import staged_folder
+    >>> out = pathlib.Path(tempfile.mkdtemp()) / "out"
+    >>> with staged_folder(out, ["a.txt"]) as stage:
+    ...     _ = (stage / "a.txt").write_text("a")
+    >>> [path.name for path in out.iterdir()]
+    ['a.txt']
+    """
+    target = Path(folder)
+    for name in names:
+        _refuse_existing(target / name, overwrite)
+    created = _missing_folders(target)
+    target.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".jaxdeblend-", dir=target))
+    try:
+        yield stage
+        for path in sorted(stage.iterdir()):
+            os.replace(path, target / path.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a folder that holds something stays
+            for made in created:
+                made.rmdir()
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """List the folder and those of its parents that are not there yet, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise FileExistsError(f"{path}: is a folder; give the name of a file.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path}: exists already; remove it, or allow overwriting.")

@@ -1,0 +1,37 @@
+"""Flags: what a user should know about a source before trusting its numbers."""
+
+import enum
+
+
+class Flag(enum.IntFlag):
+    """Bits of the column ``flags``.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> jd.Flag(5)
+    <Flag.OUTSIDE_IMAGE|MASKED_CENTER: 5>
+    """
+
+    OUTSIDE_IMAGE = 1
+    """The position lies outside the image; nothing was fitted, fluxes are NaN."""
+    EDGE = 2
+    """The position is within one PSF half-width of the image's edge: part of the light is missing."""
+    MASKED_CENTER = 4
+    """The central pixel is unusable in every band."""
+    MASKED_PIXELS = 8
+    """Unusable pixels lie within one PSF half-width of the position in some band."""
+    MISSING_BAND = 16
+    """At least one band has no usable pixel under the source; its flux error there is infinite."""
+    SHARED_POSITION = 32
+    """Another source lies within half a pixel; only the sum of the two is well measured."""
+    NO_FLUX = 64
+    """The model has no flux in any band."""
+    NOT_CONVERGED = 128
+    """The fit of the blend ended at its largest number of steps."""
+    NON_FINITE = 256
+    """The fit of the blend failed with values that are not finite."""
+    NO_DATA = 512
+    """The blend has no usable pixel at all; nothing was fitted."""
+    POOR_FIT = 1024
+    """Within one PSF half-width the mean weighted squared residual exceeds 10: a bad pixel or an unknown source."""
