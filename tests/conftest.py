@@ -1,10 +1,20 @@
-"""What tests share."""
+"""What every test runs under: checked shapes and types, no silent broadcasting or promotion."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  (the hook looks it up by name)
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+with install_import_hook("jaxdeblend", "tests.typecheck.checked"):
+    import jaxdeblend  # noqa: F401
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"

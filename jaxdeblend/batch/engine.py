@@ -16,12 +16,13 @@ from ..fit.initialize import Initialization, initialize_arrays
 from ..fit.loop import RESULTS, FitResult, fit_arrays
 from ..fit.optimizer import ProximalAdam
 from ..fit.render import render_sources
+from ..instrument.host import AnyArray
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF
 from ..measure.photometry import Measurements, measure_arrays
 from ..measure.table import table_of
-from ..model.blend import Blend
+from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from .plan import Bucket, Item, pack
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LANES = 16
-"""Blends that share one call of a compiled program."""
+"""Most blends that share one call of a compiled program."""
 
-LANE_BYTES = 2**31
+LANE_BYTES = 2**28
 """Memory that the lanes of one call may take together; fewer lanes run when blends are large."""
 
 
@@ -77,17 +78,17 @@ class Deblended(eqx.Module):
         return self.fit.blend
 
     @property
-    def loss(self) -> Float[Array, " step"]:
+    def loss(self) -> Float[AnyArray, " step"]:
         """Negative log-posterior before each step."""
         return self.fit.loss
 
     @property
-    def n_steps(self) -> Int[Array, ""]:
+    def n_steps(self) -> Int[AnyArray, ""]:
         """Number of steps made."""
         return self.fit.n_steps
 
     @property
-    def status(self) -> Int[Array, ""]:
+    def status(self) -> Int[AnyArray, ""]:
         """Value of `RESULTS`."""
         return self.fit.status
 
@@ -97,7 +98,7 @@ class Deblended(eqx.Module):
         return self.fit.result
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[AnyArray, ""] | np.bool:
         """Whether the fit stopped by itself."""
         return self.fit.converged
 
@@ -161,7 +162,7 @@ def deblend(
 def deblend_batch(
     blends: Iterable[tuple[Observation, object]],
     *,
-    center_error: float | Sequence[object] = 0.1,
+    center_error: float | int | np.ndarray | Sequence[object] = 0.1,
     options: Initialization | None = None,
     optimizer: ProximalAdam | None = None,
     progress: Callable[[int], None] | None = None,
@@ -205,7 +206,8 @@ def deblend_batch(
     [1, 0]
     """
     pairs = list(blends)
-    errors = [center_error] * len(pairs) if np.ndim(center_error) == 0 else list(center_error)
+    alike = isinstance(center_error, int | float)
+    errors = [center_error] * len(pairs) if alike else list(center_error)
     if len(errors) != len(pairs):
         raise ValueError(f"center_error: got {len(errors)} entries for {len(pairs)} blends; give one per blend.")
     items = [Item.of(obs, centers, error) for (obs, centers), error in zip(pairs, errors, strict=True)]
@@ -213,9 +215,11 @@ def deblend_batch(
     optimizer = ProximalAdam() if optimizer is None else optimizer
     results: list[Deblended | None] = [None] * len(items)
     for bucket, members in _sorted_into_buckets(items).items():
-        for chunk in _chunks(members, bucket):
+        lanes = 1 if len(members) == 1 else _lanes(bucket)
+        for chunk in (members[k : k + lanes] for k in range(0, len(members), lanes)):
             logger.debug("%d blends of %s", len(chunk), bucket)
-            for number, result in zip(chunk, _run([items[n] for n in chunk], bucket, options, optimizer), strict=True):
+            outcome = _run([items[n] for n in chunk], bucket, lanes, options, optimizer)
+            for number, result in zip(chunk, outcome, strict=True):
                 results[number] = result
             if progress is not None:
                 progress(len(chunk))
@@ -229,22 +233,16 @@ def _sorted_into_buckets(items: list[Item]) -> dict[Bucket, list[int]]:
     return dict(sorted(buckets.items(), key=lambda entry: entry[0].cost))
 
 
-def _chunks(members: list[int], bucket: Bucket) -> list[list[int]]:
-    lanes = _lanes(bucket, len(members))
-    return [members[k : k + lanes] for k in range(0, len(members), lanes)]
+def _lanes(bucket: Bucket) -> int:
+    """Lanes of a call: as many as memory allows, a power of two."""
+    lane_bytes = 64 * bucket.image_edge**2 * len(bucket.bands) * bucket.n_sources
+    return 2 ** int(np.log2(np.clip(LANE_BYTES / lane_bytes, 1, LANES)))
 
 
-def _lanes(bucket: Bucket, waiting: int) -> int:
-    """Lanes of a call: one for a lone blend, else as many as memory allows."""
-    if waiting == 1:
-        return 1
-    pixels = 4 * bucket.image_edge**2 * len(bucket.bands) * bucket.n_sources * 16
-    return int(np.clip(LANE_BYTES // pixels, 1, LANES))
-
-
-def _run(items: list[Item], bucket: Bucket, options: Initialization, optimizer: ProximalAdam) -> list[Deblended]:
+def _run(
+    items: list[Item], bucket: Bucket, lanes: int, options: Initialization, optimizer: ProximalAdam
+) -> list[Deblended]:
     """One call of a compiled program, and its results without padding."""
-    lanes = _lanes(bucket, len(items))
     packed = pack(items, bucket, lanes)
     output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.bands, bucket.stamp_edge))
     return [_unpack(output, lane, item) for lane, item in enumerate(items)]
@@ -285,10 +283,10 @@ def _observation(lane: dict[str, PyTree], bands: tuple[str, ...]) -> Observation
 
 def _unpack(output: tuple[FitResult, Measurements, np.ndarray], lane: int, item: Item) -> Deblended:
     """One lane without the padding of sources and pixels."""
-    fit, measurements, models = jax.tree.map(lambda array: array[lane], output)
+    fit, measurements, models = jax.tree.map(lambda array: array[lane, ...], output)
     n, (height, width) = len(item.centers), item.obs.shape
     blend = fit.blend
-    stacks = tuple(jax.tree.map(lambda array, keep=_kept(stack, n): array[keep], stack) for stack in blend.stacks)
+    stacks = tuple(_trimmed(stack, n) for stack in blend.stacks)
     prior = CenterPrior(blend.center_prior.mean[:n], blend.center_prior.sigma[:n])
     trimmed = Blend(blend.centers[:n], prior, stacks, blend.active[:n], (height, width))
     return Deblended(
@@ -299,6 +297,7 @@ def _unpack(output: tuple[FitResult, Measurements, np.ndarray], lane: int, item:
     )
 
 
-def _kept(stack: eqx.Module, n_sources: int) -> np.ndarray:
+def _trimmed(stack: Stack, n_sources: int) -> Stack:
     """Components of real sources; dark ones of these stay."""
-    return np.flatnonzero(stack.source < n_sources)
+    kept = np.flatnonzero(np.asarray(stack.source) < n_sources)
+    return jax.tree.map(lambda array: array[kept], stack)

@@ -8,13 +8,15 @@ Everything here is NumPy on the host; nothing is compiled for the shapes of the 
 """
 
 import bisect
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from ..fit.initialize import check_centers, default_stamp_edge
+from ..fit.initialize import check_centers, check_errors, default_stamp_edge
+from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 
 IMAGE_EDGES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -45,7 +47,7 @@ class Bucket:
     psf_edge: int
     stamp_edge: int
     n_sources: int
-    model_psf: jax.tree_util.PyTreeDef
+    model_psf: Hashable
     has_kernel: bool
 
     @property
@@ -76,8 +78,7 @@ class Item:
     def of(cls, obs: Observation, centers: object, center_error: object) -> "Item":
         """Check the positions and their errors."""
         positions = check_centers(centers)
-        errors = np.broadcast_to(np.asarray(center_error, dtype=float), len(positions))
-        return cls(obs, positions, errors)
+        return cls(obs, positions, check_errors(center_error, len(positions)))
 
     @property
     def bucket(self) -> Bucket:
@@ -151,7 +152,7 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
     members = [items[min(lane, len(items) - 1)].obs for lane in range(lanes)]
     packed["model_psf"] = jax.tree.map(lambda *leaves: np.stack(leaves), *[obs.model_psf for obs in members])
     if bucket.has_kernel:
-        packed["kernel"] = np.stack([_padded(obs.kernel.image, bucket.psf_edge) for obs in members])
+        packed["kernel"] = np.stack([_padded(obs.kernel.image, bucket.psf_edge) for obs in members if obs.kernel])
     return packed
 
 
@@ -160,7 +161,7 @@ def _kernel_edge(obs: Observation) -> int:
     return obs.psf.edge if obs.kernel is None else max(obs.psf.edge, obs.kernel.image.shape[-1])
 
 
-def _padded(stamps: Array, edge: int) -> np.ndarray:
+def _padded(stamps: AnyArray, edge: int) -> np.ndarray:
     margin = (edge - stamps.shape[-1]) // 2
     return np.pad(np.asarray(stamps), ((0, 0), (margin, margin), (margin, margin)))
 

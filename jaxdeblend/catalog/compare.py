@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 
 def match_positions(
@@ -39,7 +39,7 @@ def match_positions(
     known = [np.flatnonzero(np.isfinite(points).all(axis=1)) for points in (found, truth)]
     if min(len(rows) for rows in known) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    trees = [cKDTree(points[rows]) for points, rows in zip((found, truth), known, strict=True)]
+    trees = [KDTree(points[rows]) for points, rows in zip((found, truth), known, strict=True)]
     near = trees[0].sparse_distance_matrix(trees[1], radius, output_type="ndarray")
     taken = np.zeros(len(found), bool), np.zeros(len(truth), bool)
     pairs = []
@@ -88,9 +88,7 @@ def compare_with_truth(
     >>> summary["completeness"], round(summary["flux_error"]["g"], 2)
     (0.5, 0.1)
     """
-    places = [
-        np.stack([np.asarray(t["y"], float), np.asarray(t["x"], float)], axis=1) for t in (table, truth)
-    ]
+    places = [np.stack([np.asarray(t["y"], float), np.asarray(t["x"], float)], axis=1) for t in (table, truth)]
     rows, partners = match_positions(*places, radius=radius)
     snr = np.stack([np.asarray(truth[f"snr_{band}"], float) for band in bands])
     bright = np.sqrt(np.sum(snr**2, axis=0)) >= min_snr
@@ -104,9 +102,7 @@ def compare_with_truth(
         "true": len(truth),
         "matched": len(rows),
         "bright": int(bright.sum()),
-        "completeness": float(np.mean(np.isin(np.flatnonzero(bright), partners)))
-        if bright.any()
-        else float("nan"),
+        "completeness": float(np.mean(np.isin(np.flatnonzero(bright), partners))) if bright.any() else float("nan"),
         "spurious": len(table) - len(rows),
         "flux_error": errors,
     }

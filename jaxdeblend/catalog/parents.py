@@ -40,7 +40,7 @@ class Parent:
 def find_parents(
     exposure: Exposure,
     detection: Detection,
-    centers: Float[np.ndarray, "source 2"] | None = None,
+    centers: object | None = None,
     *,
     margin: int | None = None,
 ) -> tuple[Parent, ...]:
@@ -78,9 +78,8 @@ def find_parents(
     [[0, 2], [1]]
     """
     labels = np.asarray(detection.labels)
-    if centers is None:
-        centers = detection.centers
-    pixels, rows = _pixels(centers, exposure.shape)
+    positions = detection.centers if centers is None else np.asarray(centers, float).reshape(-1, 2)
+    pixels, rows = _pixels(positions, exposure.shape)
     outside = labels[tuple(pixels.T)] == 0
     if outside.any():
         labels = _with_squares(labels, pixels[outside], math.ceil(1.5 * _widest(exposure)))
@@ -90,7 +89,7 @@ def find_parents(
     groups = np.split(rows[order], np.flatnonzero(np.diff(owner[order])) + 1) if len(rows) else []
     windows = scipy.ndimage.find_objects(labels)
     return tuple(
-        _parent(group, labels, label, windows[label - 1], margin)
+        _parent(group, labels, int(label), windows[label - 1], margin)
         for group, label in zip(groups, np.unique(owner), strict=True)
     )
 
@@ -137,7 +136,6 @@ def _pixels(
     centers: Float[np.ndarray, "source 2"], shape: tuple[int, int]
 ) -> tuple[Int[np.ndarray, "kept 2"], Int[np.ndarray, " kept"]]:
     """Pixels of the positions that are on the image, and their rows."""
-    centers = np.asarray(centers, float).reshape(-1, 2)
     with np.errstate(invalid="ignore"):
         inside = ((centers >= -0.5) & (centers < np.array(shape) - 0.5)).all(axis=1)
     rows = np.flatnonzero(inside)

@@ -2,8 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +10,15 @@ from astropy import units
 from astropy.table import Column, QTable, Table, vstack
 from jaxtyping import Float
 
-from ..batch import deblend_batch
+from ..batch import Deblended, deblend_batch
 from ..detect import Detection, detect
-from ..fit import RESULTS, FitResult, render_sources
+from ..fit import RESULTS, Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..io import Exposure, SourceModel
 from ..measure.flags import Flag
 from ..measure.photometry import Measurements
-from ..measure.table import measure, table_of
+from ..measure.table import table_of
 from .parents import Parent, find_parents
 
 logger = logging.getLogger(__name__)
@@ -27,8 +26,17 @@ logger = logging.getLogger(__name__)
 NO_PARENT = -1
 """Parent of a row that was not fitted."""
 
+GIVEN_ERROR = 0.1
+"""1σ error per axis in pixels of positions that come without one."""
+
+HELD = 0.5
+"""Positions this close to the border of the image, in pixels, are not fitted: they could leave it."""
+
+BORDER = 1e-3
+"""Positions keep this distance from the border of the image, in pixels."""
+
 STAMP_LEVEL = 0.01
-"""Stamps of sources end where their model is below this many σ of the background in every band."""
+"""Stamps of sources end where their model is within this many σ of the background from zero in every band."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +59,15 @@ class CatalogResult:
         ``status``.
     detection
         Peaks and footprints.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> dark = jd.Exposure(np.zeros((1, 32, 40)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    >>> result = jd.deblend_catalog(dark)
+    >>> len(result.table), result.model.shape, result.n_failed
+    (0, (1, 32, 40), 0)
     """
 
     table: QTable
@@ -69,11 +86,13 @@ class CatalogResult:
 
 def deblend_catalog(
     exposure: Exposure,
-    centers: Float[np.ndarray, "source 2"] | None = None,
+    centers: object | None = None,
     *,
+    center_error: object | None = None,
     threshold: float = 5.0,
     margin: int | None = None,
-    fit_options: Mapping[str, Any] | None = None,
+    options: Initialization | None = None,
+    optimizer: ProximalAdam | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CatalogResult:
     """Detect, deblend and measure all sources of an exposure.
@@ -88,12 +107,17 @@ def deblend_catalog(
     centers
         Positions (y, x) in pixels, 0-based; by default those of the detected peaks. None gets lost: a
         position off the image (or NaN) comes back as a flagged row without flux.
+    center_error
+        1σ error per axis of the positions in pixels, one number or one per source; by default 0.1 for given
+        positions, and its own for each detected peak.
     threshold
         Significance from which a peak counts as a source, in σ.
     margin
         Pixels by which windows reach beyond footprints; by default the FWHM of the broadest PSF.
-    fit_options
-        Options of `jaxdeblend.deblend_batch`.
+    options
+        Constraints, priors and numbers of components of the fit.
+    optimizer
+        Settings of the optimizer.
     progress
         Called as progress(number of parents just done, number of all parents).
 
@@ -109,80 +133,106 @@ def deblend_catalog(
 
     Examples
     --------
-    >>> from jaxdeblend.catalog import deblend_catalog
-    >>> from jaxdeblend.io import Exposure
-    >>> from jaxdeblend.simulate import simulate_field
-    >>> field = simulate_field(3, shape=(64, 64), bands=("g", "i"), density=30, star_density=0)
-    >>> exposure = Exposure(field.images, field.variance, field.psf, bands=field.bands, mask=field.mask)
-    >>> result = deblend_catalog(exposure)
-    >>> len(result.table) == len(result.detection.peaks), result.model.shape
-    (True, (2, 64, 64))
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> psf = jd.GaussianPSF(1.5)
+    >>> image = np.pad(100 * np.asarray(psf.stamp(15)), ((0, 0), (5, 12), (10, 7)))
+    >>> exposure = jd.Exposure(image, [0.01], psf, bands=["r"])
+    >>> result = jd.deblend_catalog(exposure)
+    >>> result.table["y"].value.round(1).tolist(), result.table["x"].value.round(1).tolist()
+    ([12.0], [17.0])
     """
     whole = exposure.observation()
     detection = detect(whole, threshold=threshold)
-    positions = detection.centers if centers is None else _check_centers(centers)
+    positions, errors = _positions(detection, centers, center_error)
     parents = find_parents(exposure, detection, positions, margin=margin)
     logger.info("%d sources in %d blends", len(positions), len(parents))
-    blends = [
-        (
-            exposure.observation(parent.box, exclude=parent.exclude, kernel=whole.kernel),
-            positions[parent.rows] - parent.box.start,
-        )
-        for parent in parents
-    ]
-    count = len(parents)
-    report = None if progress is None else (lambda done: progress(done, count))
-    results = deblend_batch(blends, progress=report, **(fit_options or {}))
-    fits = [
-        _Fit(parent, obs, result) for parent, (obs, _), result in zip(parents, blends, results, strict=True)
-    ]
-    model, sources = _assemble(exposure, fits)
-    residual = np.where(exposure.mask, np.float32(np.nan), exposure.images - model)
-    table = _tabulate(exposure, positions, fits)
-    return CatalogResult(table, model, residual, sources, _parent_table(fits), detection)
+    observations = [exposure.observation(parent.box, exclude=parent.exclude) for parent in parents]
+    results = deblend_batch(
+        [(obs, _inside(parent, positions)) for obs, parent in zip(observations, parents, strict=True)],
+        center_error=[errors[parent.rows] for parent in parents],
+        options=options,
+        optimizer=optimizer,
+        progress=None if progress is None else (lambda done: progress(done, len(parents))),
+    )
+    fits = [_Fit(parent, result) for parent, result in zip(parents, results, strict=True)]
+    model = _whole_model(exposure, fits)
+    return CatalogResult(
+        table=_tabulate(exposure, positions, fits),
+        model=model,
+        residual=np.where(exposure.mask, np.float32(np.nan), exposure.images - model),
+        sources=_source_models(whole, fits),
+        parents=_parent_table(fits),
+        detection=detection,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """A parent, its pixels and its fit."""
+    """A parent and its fit."""
 
     parent: Parent
-    obs: Observation
-    result: FitResult
+    result: Deblended
 
 
-def _check_centers(centers: object) -> Float[np.ndarray, "source 2"]:
-    positions = np.asarray(centers, float)
+def _positions(
+    detection: Detection, centers: object | None, center_error: object | None
+) -> tuple[Float[np.ndarray, "source 2"], Float[np.ndarray, " source"]]:
+    """Positions and their errors, as given or as detected."""
+    positions = detection.centers if centers is None else np.asarray(centers, float)
     if positions.size == 0:
-        return positions.reshape(0, 2)
+        positions = np.zeros((0, 2))
     if positions.ndim != 2 or positions.shape[1] != 2:
         raise ValueError(f"centers: got shape {positions.shape}; give (source, 2), (y, x) in pixels.")
-    return positions
+    if center_error is None:
+        errors = np.asarray(detection.peaks["error"], float) if centers is None else np.float64(GIVEN_ERROR)
+    else:
+        errors = np.asarray(center_error, float)
+    if np.ndim(errors) and np.shape(errors) != (len(positions),):
+        raise ValueError(
+            f"center_error: got shape {np.shape(errors)} for {len(positions)} sources; give one number, or one "
+            "per source."
+        )
+    edges = np.array(detection.labels.shape) - 1
+    with np.errstate(invalid="ignore"):
+        at_border = np.any((positions < HELD) | (positions > edges - HELD), axis=1)
+    return positions, np.where(at_border, 0.0, errors)
 
 
-def _assemble(exposure: Exposure, fits: list[_Fit]) -> tuple[np.ndarray, tuple[SourceModel, ...]]:
-    """Model of the whole exposure, and the stamp of each source in the order of rows."""
+def _inside(parent: Parent, positions: np.ndarray) -> np.ndarray:
+    """Positions in the pixels of the parent's window; rounding must not push those at the very border off it."""
+    local = positions[parent.rows] - parent.box.start
+    return np.clip(local, -0.5 + BORDER, np.array(parent.box.shape) - 0.5 - BORDER)
+
+
+def _whole_model(exposure: Exposure, fits: list[_Fit]) -> np.ndarray:
+    """Model of the whole exposure."""
     model = np.zeros(exposure.images.shape, np.float32)
-    stamps: dict[int, SourceModel] = {}
     for fit in fits:
-        box = fit.parent.box
-        cubes = np.asarray(render_sources(fit.result.blend, fit.obs))
-        window = (slice(None), *box.slices)
-        model[window] += np.nan_to_num(cubes).sum(axis=0)
-        level = STAMP_LEVEL * np.asarray(fit.obs.background_rms)
-        for row, cube in zip(fit.parent.rows, cubes, strict=True):
-            stamps[int(row)] = _stamp(int(row), box, cube, level)
-    return model, tuple(stamps[row] for row in sorted(stamps))
+        model[(slice(None), *fit.parent.box.slices)] += np.nan_to_num(fit.result.model)
+    return model
 
 
-def _stamp(row: int, box: Box, cube: np.ndarray, level: np.ndarray) -> SourceModel:
+def _source_models(whole: Observation, fits: list[_Fit]) -> tuple[SourceModel, ...]:
+    """Model of each fitted source, in the order of rows."""
+    level = STAMP_LEVEL * np.asarray(whole.background_rms)
+    found = {
+        int(row): _source_model(int(row), fit.parent.box, cube, level)
+        for fit in fits
+        for row, cube in zip(fit.parent.rows, np.nan_to_num(fit.result.source_models), strict=True)
+    }
+    return tuple(found[row] for row in sorted(found))
+
+
+def _source_model(row: int, box: Box, cube: np.ndarray, level: np.ndarray) -> SourceModel:
     """Cut a source's model down to the window where it is above the level in some band."""
-    bright = np.any(cube > level[:, None, None], axis=0)
+    bright = np.any(np.abs(cube) > level[:, None, None], axis=0)
     ys, xs = np.flatnonzero(np.any(bright, axis=1)), np.flatnonzero(np.any(bright, axis=0))
     if len(ys) == 0:
-        return SourceModel(row, Box(box.start, (1, 1)), cube[:, :1, :1])
+        return SourceModel(row, Box(box.start, (1, 1)), cube[:, :1, :1].astype(np.float32))
     tight = Box((int(ys[0]), int(xs[0])), (int(ys[-1] - ys[0]) + 1, int(xs[-1] - xs[0]) + 1))
-    return SourceModel(row, tight.shifted_by(*box.start), cube[(slice(None), *tight.slices)].copy())
+    image = cube[(slice(None), *tight.slices)].astype(np.float32)
+    return SourceModel(row, tight.shifted_by(*box.start), image)
 
 
 def _tabulate(exposure: Exposure, positions: np.ndarray, fits: list[_Fit]) -> QTable:
@@ -202,7 +252,7 @@ def _tabulate(exposure: Exposure, positions: np.ndarray, fits: list[_Fit]) -> QT
 
 def _measured(number: int, fit: _Fit) -> QTable:
     """Measurements of a parent's sources, in the pixels of the exposure."""
-    table = measure(fit.result.blend, fit.obs, status=int(fit.result.status))
+    table = fit.result.table()
     for name, offset in zip(("y", "x"), fit.parent.box.start, strict=True):
         table[name] = Column(np.asarray(table[name]) + offset, unit=units.pix)
     table.add_column(np.full(len(table), number), name="parent", index=1)

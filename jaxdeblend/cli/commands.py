@@ -35,9 +35,7 @@ def group(ctx: click.Context) -> None:
 
 @group.command()
 @exposure_options
-@click.option(
-    "--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them."
-)
+@click.option("--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them.")
 @click.option(
     "--origin",
     type=click.Choice(["0", "1"]),
@@ -105,9 +103,7 @@ def detect(output: Path, threshold: float, overwrite: bool, no_pictures: bool, *
     Example:
       jaxdeblend detect 'coadd_{band}.fits' --bands g,r,i --psf-fwhm 3.8 -o found/
     """  # noqa: D301
-    text = run_detect(
-        inputs(options), output, threshold=threshold, overwrite=overwrite, pictures=not no_pictures
-    )
+    text = run_detect(inputs(options), output, threshold=threshold, overwrite=overwrite, pictures=not no_pictures)
     click.echo(text)
     return 0
 
@@ -130,7 +126,7 @@ def info(files: tuple[str, ...], bad_mask: str | None) -> int:
 
 
 @group.command()
-@click.option("--size", type=click.IntRange(min=64), default=512, show_default=True, help="Edge in pixels.")
+@click.option("--size", type=click.IntRange(min=64), default=256, show_default=True, help="Edge in pixels.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulation.")
 @output_options("demo")
 @common_options

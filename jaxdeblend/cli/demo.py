@@ -41,9 +41,7 @@ def run_demo(output: Path, *, size: int, seed: int, pictures: bool) -> tuple[str
     """
     field = simulate_field(seed, shape=(size, size), bands=BANDS)
     write_field(field, output)
-    inputs = Inputs(
-        images=(str(output / "field_{band}.fits"),), bands=BANDS, psf=(str(output / "psf_{band}.fits"),)
-    )
+    inputs = Inputs(images=(str(output / "field_{band}.fits"),), bands=BANDS, psf=(str(output / "psf_{band}.fits"),))
     summary = run_deblend(DeblendOptions(inputs, output, overwrite=True, no_pictures=not pictures))
     comparison = compare_with_truth(summary.result.table, field.truth, BANDS, min_snr=MIN_SNR)
     (output / "comparison.json").write_text(json.dumps(comparison, indent=2) + "\n")
@@ -81,10 +79,8 @@ def write_field(field: Field, output: Path) -> None:
 def _comparison_text(comparison: dict[str, Any]) -> str:
     lines = [
         "compared with the truth",
-        f"  true sources          {comparison['true']:6d}, of which {comparison['bright']} above S/N "
-        f"{MIN_SNR:g}",
-        f"  found                 {comparison['found']:6d}, of which {comparison['matched']} match a true "
-        "one",
+        f"  true sources          {comparison['true']:6d}, of which {comparison['bright']} above S/N {MIN_SNR:g}",
+        f"  found                 {comparison['found']:6d}, of which {comparison['matched']} match a true one",
         f"  completeness          {100 * comparison['completeness']:6.1f}% above S/N {MIN_SNR:g}",
     ]
     errors = ", ".join(f"{band} {100 * error:.1f}%" for band, error in comparison["flux_error"].items())

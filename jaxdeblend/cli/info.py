@@ -97,10 +97,7 @@ def _psf_text(data: np.ndarray) -> str | None:
     stamps = data.reshape(-1, *data.shape[-2:])
     peaks = [np.unravel_index(np.argmax(stamp), stamp.shape) for stamp in stamps]
     middle = (np.array(data.shape[-2:]) - 1) / 2
-    if (
-        any(np.abs(np.array(peak) - middle).max() > 1.5 for peak in peaks)
-        or not (stamps.sum((1, 2)) > 0).all()
-    ):
+    if any(np.abs(np.array(peak) - middle).max() > 1.5 for peak in peaks) or not (stamps.sum((1, 2)) > 0).all():
         return None
     if any(edge % 2 == 0 for edge in data.shape[-2:]):
         return f"looks like a PSF, but its edges {data.shape[-2:]} are even: resample it to odd edges"

@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
-OK, SOME_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: all well; some sources have no flux; bad input; a fault of this program; Ctrl-C."""
+OK, SOME_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+"""Exit codes: all well; some sources have no flux; bad input; a fault of this program; Ctrl-C; SIGTERM."""
 
 
 def main() -> None:
@@ -19,7 +21,12 @@ def main() -> None:
     >>> main.__name__
     'main'
     """
+    signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(TERMINATED)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -46,8 +46,7 @@ class Inputs:
             return read_psf(self.psf, self.bands)
         if len(self.psf_fwhm) not in (1, len(self.bands)):
             raise click.UsageError(
-                f"--psf-fwhm: got {len(self.psf_fwhm)} widths for {len(self.bands)} bands; give one, or "
-                "one per band."
+                f"--psf-fwhm: got {len(self.psf_fwhm)} widths for {len(self.bands)} bands; give one, or one per band."
             )
         if self.psf_model == "moffat":
             return MoffatPSF(self.psf_fwhm)
@@ -75,9 +74,7 @@ class Numbers(click.ParamType):
 
     name = "numbers"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Split at commas."""
         if isinstance(value, tuple):
             return value
@@ -92,12 +89,8 @@ def exposure_options(command: Callable) -> Callable:
     options = [
         click.argument("images", nargs=-1, required=True),
         click.option("--bands", type=Names(), required=True, help="Names of the bands, in order: g,r,i."),
-        click.option(
-            "--psf", type=Names(), help="PSF stamps: a file per band, 'psf_{band}.fits', or one cube."
-        ),
-        click.option(
-            "--psf-fwhm", type=Numbers(), help="Instead of --psf: its FWHM in pixels, one or one per band."
-        ),
+        click.option("--psf", type=Names(), help="PSF stamps: a file per band, 'psf_{band}.fits', or one cube."),
+        click.option("--psf-fwhm", type=Numbers(), help="Instead of --psf: its FWHM in pixels, one or one per band."),
         click.option(
             "--psf-model",
             type=click.Choice(["moffat", "gaussian"]),
@@ -121,11 +114,7 @@ def exposure_options(command: Callable) -> Callable:
 def common_options(command: Callable) -> Callable:
     """Add what every command has."""
     return _add(
-        [
-            click.option(
-                "--debug", is_flag=True, expose_value=False, help="Show more messages, and tracebacks."
-            )
-        ],
+        [click.option("--debug", is_flag=True, expose_value=False, help="Show more messages, and tracebacks.")],
         command,
     )
 

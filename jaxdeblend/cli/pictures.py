@@ -67,9 +67,7 @@ def save_detection(exposure: Exposure, detection: Detection, path: Path) -> None
     axes.contour(labels > 0, levels=[0.5], colors="#56b4e9", linewidths=0.7)
     centers = _within(detection.centers - box.start, box)
     axes.plot(centers[:, 1], centers[:, 0], "+", color="#f0e442", markersize=5, markeredgewidth=0.8)
-    axes.set_title(
-        f"{len(detection.peaks)} sources in {len(detection.footprints)} footprints", loc="left", fontsize=10
-    )
+    axes.set_title(f"{len(detection.peaks)} sources in {len(detection.footprints)} footprints", loc="left", fontsize=10)
     axes.set(xlim=(-0.5, box.shape[1] - 0.5), ylim=(-0.5, box.shape[0] - 0.5))
     figure.savefig(path)
 

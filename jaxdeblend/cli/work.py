@@ -15,6 +15,7 @@ import tqdm
 
 from .._version import __version__
 from ..catalog import CatalogResult, deblend_catalog
+from ..fit import Initialization, ProximalAdam
 from ..io import Exposure, read_positions, staged_folder, write_catalog, write_models
 from .options import Inputs
 from .pictures import save_deblend
@@ -103,7 +104,8 @@ def run_deblend(options: DeblendOptions) -> Summary:
                 exposure,
                 centers,
                 threshold=options.threshold,
-                fit_options=_fit_options(options),
+                options=Initialization(priors=()) if options.no_symmetry else None,
+                optimizer=None if options.max_steps is None else ProximalAdam(max_steps=options.max_steps),
                 progress=progress,
             )
         fitted = time.perf_counter()
@@ -138,10 +140,6 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done)
 
         yield report
-
-
-def _fit_options(options: DeblendOptions) -> dict[str, Any]:
-    return {}
 
 
 def _write(stage: Path, options: DeblendOptions, exposure: Exposure, result: CatalogResult) -> None:

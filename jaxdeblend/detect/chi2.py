@@ -17,9 +17,6 @@ from jaxtyping import Bool, Float, Int
 
 from ..instrument.observation import Observation
 
-WHOLE_COVERAGE = 0.99
-"""Fraction of that information from which on unusable pixels are no matter."""
-
 MARGIN = 2
 """Pixels by which the maps extend beyond the frame on each side: border pixels have all neighbours."""
 
@@ -90,8 +87,9 @@ class SignificanceMaps:
         C, a sharper map in σ that tells close neighbours apart.
     n_bands
         Number of bands with data.
-    whole
-        Whether no unusable pixel is near, in any of these bands: beside one, curvature can be an artefact.
+    coverage
+        Fraction of a point source's information that lies on usable pixels, the least of these bands. Where it
+        is below 1, the curvature can be an artefact of missing pixels.
     noise_curvatures
         -∂² ln ρ / ∂x² at zero lag of the noise autocorrelation ρ of √χ² and of C, in pixels⁻², averaged over
         axes and bands. See `jaxdeblend.detect.peaks.refine`.
@@ -100,7 +98,7 @@ class SignificanceMaps:
     chi2: Float[np.ndarray, "y x"]
     curvature: Float[np.ndarray, "y x"]
     n_bands: Int[np.ndarray, "y x"]
-    whole: Bool[np.ndarray, "y x"]
+    coverage: Float[np.ndarray, "y x"]
     noise_curvatures: tuple[float, float]
 
 
@@ -143,7 +141,7 @@ def significance_maps(obs: Observation) -> SignificanceMaps:
     """
     shape = (obs.shape[0] + 2 * MARGIN, obs.shape[1] + 2 * MARGIN)
     chi2, squared_curvature = np.zeros(shape), np.zeros(shape)
-    n_bands, broken = np.zeros(shape, dtype=np.int16), np.zeros(shape, dtype=bool)
+    n_bands, coverage = np.zeros(shape, dtype=np.int16), np.ones(shape, dtype=np.float32)
     images, weights = np.asarray(obs.images), np.asarray(obs.weights)
     stamps = np.asarray(obs.psf.stamp(obs.psf.edge), dtype=float)
     sigmas = np.asarray(obs.psf.fwhm(), dtype=float) * SIGMA_PER_FWHM
@@ -153,12 +151,13 @@ def significance_maps(obs: Observation) -> SignificanceMaps:
         noise.append((_noise_curvature(psf), _noise_curvature(_curvature_filter(psf))))
         for tile, inner, cut in _tiles(obs.shape, psf.shape[0] // 2 + 2):
             image, weight = (np.pad(full[band][tile].astype(float), MARGIN) for full in (images, weights))
-            maps = _band_maps(image, weight, psf, sigma)
-            for total, part in zip((chi2, squared_curvature, n_bands, broken), maps, strict=True):
-                total[inner] += part[cut]
+            terms = [term[cut] for term in _band_maps(image, weight, psf, sigma)]
+            for total, term in zip((chi2, squared_curvature, n_bands), terms, strict=False):
+                total[inner] += term
+            coverage[inner] = np.where(terms[2], np.minimum(coverage[inner], terms[3]), coverage[inner])
     matched, curved = np.mean(noise, axis=0) if noise else (1.0, 1.0)
     curvature = np.sqrt(squared_curvature, out=squared_curvature)
-    return SignificanceMaps(chi2, curvature, n_bands, ~broken, (float(matched), float(curved)))
+    return SignificanceMaps(chi2, curvature, n_bands, coverage, (float(matched), float(curved)))
 
 
 def _tiles(
@@ -189,7 +188,7 @@ def _band_maps(
     psf: Float[np.ndarray, "h w"],
     sigma: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One band's terms of χ² and C², where it counts, and where unusable pixels are near."""
+    """One band's terms of χ² and C², where it counts, and its coverage."""
     flux, information = matched_filter(image, weight, psf)
     coverage = _coverage(weight > 0, sigma)
     counts = (coverage > MIN_COVERAGE) & (information > 0)
@@ -197,7 +196,7 @@ def _band_maps(
     kappa = np.sum(_curvature_filter(psf) ** 2) / np.sum(psf**2)
     bend = np.where(counts, -scipy.ndimage.laplace(ratio, mode="nearest"), 0.0)
     squared_bend = np.maximum(bend, 0.0) ** 2 / kappa
-    return np.maximum(ratio, 0.0) ** 2, squared_bend, counts, counts & (coverage < WHOLE_COVERAGE)
+    return np.maximum(ratio, 0.0) ** 2, squared_bend, counts, coverage
 
 
 def _curvature_filter(psf: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:

@@ -20,8 +20,12 @@ ERROR_FLOOR = 0.05
 """Least positional error in pixels."""
 BLEND_FLOOR = 0.08
 """The same for a peak that shares its footprint with others, whose light pulls at it."""
+PARTIAL_FLOOR = 0.3
+"""The same, times (1 - c) / √c, for one of which a fraction c only is on usable pixels."""
 DRAWN = 2.0
 """Difference in σ at which the curvature's position replaces that of the matched filter."""
+WHOLE = 0.999
+"""Fraction of a source that must be on usable pixels for its curvature to be trusted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,7 @@ def detect(
     threshold: float = 5.0,
     footprint_threshold: float = 3.0,
     prominence: float = 4.0,
+    contrast: float = 0.01,
     min_area: int = 3,
     min_separation: float = 2.0,
     grow: int | None = None,
@@ -87,6 +92,9 @@ def detect(
         Least significance of a footprint's pixels before it is grown.
     prominence
         How far a peak must rise above the pass to a higher one, in σ.
+    contrast
+        Least sharpness of a peak relative to the sharpest in its hill. Raise it to 0.1 or more to keep large
+        galaxies with knots and spiral arms in one piece.
     min_area
         Least number of pixels of a footprint before it is grown.
     min_separation
@@ -109,9 +117,11 @@ def detect(
     A hot pixel is as significant as a star: mask it. Sources are looked for within the frame only; one just
     outside it is found at the border if its wings suffice.
 
-    The defaults were chosen on 228 simulated blends of 2 to 10 sources in five or six bands: at 3 px, 82 % of
-    all sources, detectable or not, were found, and 99.7 % of the detections were sources. A `prominence` of
-    3.5 finds 1 % more, and a few more lumps of noise in bright, extended galaxies.
+    The defaults were chosen on 228 simulated blends of 2 to 10 sources in five or six bands: to within 3 px,
+    82 % of all sources, detectable or not, were found, and 871 of 872 detections were sources. A `prominence`
+    of 3.5 finds 0.7 % more, and several times as many lumps of noise in bright, extended galaxies. Positional
+    errors hold for 68 % of these detections within a factor of 0.5 to 1.3; they do not know of neighbours that
+    were not found, so that one in ten sources is off by more than 0.2 to 0.5 px.
 
     Examples
     --------
@@ -124,13 +134,13 @@ def detect(
     >>> found.centers.round(2).tolist(), len(found.footprints)
     ([[11.0, 18.0]], 1)
     """
-    _check_options(threshold, footprint_threshold, prominence, min_area, min_separation)
+    _check_options(threshold, footprint_threshold, prominence, contrast, min_area, min_separation)
     radius = _default_grow(obs) if grow is None else _whole("grow", grow, 0)
     maps = significance_maps(obs)
     sigma, sharper = _in_sigma(maps, footprint_threshold)
     above = sigma >= footprint_threshold
-    whole = maps.whole[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    pixels, partners, curved = _find_peaks(sigma, sharper, above, whole, threshold, prominence)
+    whole = maps.coverage[MARGIN:-MARGIN, MARGIN:-MARGIN] > WHOLE
+    pixels, partners, curved = _find_peaks(sigma, sharper, above, whole, threshold, prominence, contrast)
     position, error = _place(maps, pixels, partners, curved)
 
     labels = connected_regions(above, pixels, min_area=min_area, grow=radius)
@@ -169,15 +179,19 @@ def _find_peaks(
     whole: Bool[np.ndarray, "y x"],
     threshold: float,
     prominence: float,
+    contrast: float,
 ) -> tuple[Int[np.ndarray, "peak 2"], Int[np.ndarray, "peak 2"], Bool[np.ndarray, " peak"]]:
     """Pixels of the peaks, of their curvature's peaks, and whether there is such a one.
 
     A hill of the significance with several prominent peaks of the curvature is as many sources.
     """
     hill = hills(sigma, above, prominence=prominence).ravel()
-    height, trusted = sigma.ravel(), whole.ravel()
+    height, trusted, sharpness = sigma.ravel(), whole.ravel(), sharper.ravel()
     sharp = np.unique(hills(sharper, above, prominence=prominence)[above])
     sharp = sharp[(height[sharp] >= threshold) & trusted[sharp] & trusted[hill[sharp]]]
+    sharpest = np.zeros(height.size)
+    np.maximum.at(sharpest, hill[sharp], sharpness[sharp])
+    sharp = sharp[sharpness[sharp] >= contrast * sharpest[hill[sharp]]]
     home = hill[sharp]
     alone = np.bincount(home, minlength=height.size)[home] == 1
     rest = np.setdiff1d(hill[hill >= 0], home)
@@ -202,9 +216,12 @@ def _place(
     matched, bent = maps.noise_curvatures
     position, error = refine(np.sqrt(maps.chi2), pixels + MARGIN, noise_curvature=matched)
     place, spread = refine(maps.curvature, partners[curved] + MARGIN, noise_curvature=bent)
-    drawn = np.abs(place - position[curved]).max(axis=-1, initial=0.0) > DRAWN * spread
+    limit = DRAWN * np.hypot(spread, ERROR_FLOOR)
+    drawn = np.abs(place - position[curved]).max(axis=-1, initial=0.0) > limit
     chosen = np.flatnonzero(curved)[drawn]
     position[chosen], error[chosen] = place[drawn], spread[drawn]
+    part = maps.coverage[tuple((pixels + MARGIN).T)]
+    error = np.hypot(error, PARTIAL_FLOOR * (1 - part) / np.sqrt(part))
     border = np.array(maps.chi2.shape) - 2 * MARGIN - 0.5
     return np.clip(position - MARGIN, -0.5, np.nextafter(border, 0)), error
 
@@ -232,7 +249,12 @@ def _default_grow(obs: Observation) -> int:
 
 
 def _check_options(
-    threshold: float, footprint_threshold: float, prominence: float, min_area: int, min_separation: float
+    threshold: float,
+    footprint_threshold: float,
+    prominence: float,
+    contrast: float,
+    min_area: int,
+    min_separation: float,
 ) -> None:
     if not 0 < threshold < math.inf:
         raise ValueError(f"threshold: got {threshold}; give a positive number of sigma.")
@@ -243,6 +265,8 @@ def _check_options(
         )
     if not prominence >= 0:
         raise ValueError(f"prominence: got {prominence}; give a number of sigma that is not negative.")
+    if not 0 <= contrast <= 1:
+        raise ValueError(f"contrast: got {contrast}; give a fraction between 0 and 1.")
     if not min_separation >= 0:
         raise ValueError(f"min_separation: got {min_separation}; give a number of pixels that is not negative.")
     _whole("min_area", min_area, 1)

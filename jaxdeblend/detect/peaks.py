@@ -171,7 +171,9 @@ def refine(
     bend_x = np.maximum(2 * near[0, 0] - near[0, 1] - near[0, -1], 1e-3)
     twist = (near[1, -1] + near[-1, 1] - near[1, 1] - near[-1, -1]) / 4
     limit = 0.9 * np.sqrt(bend_y * bend_x)
-    twist = np.clip(twist, -limit, limit)
+    # Where the profile has ended in a corner, that corner tells nothing of the peak's orientation.
+    corners = np.stack([image[y + dy, x + dx] for dy in (-1, 1) for dx in (-1, 1)])
+    twist = np.where((corners > 0.1 * summit).all(axis=0), np.clip(twist, -limit, limit), 0.0)
     determinant = bend_y * bend_x - twist**2
     step_y = (bend_x * slope[:, 0] - twist * slope[:, 1]) / determinant
     step_x = (bend_y * slope[:, 1] - twist * slope[:, 0]) / determinant

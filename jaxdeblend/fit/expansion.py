@@ -2,14 +2,16 @@
 
 Each source is a sum of concentric Gaussians of a few fixed widths and one common ellipticity (Emsellem et al. 1994,
 A&A 285, 723; Cappellari 2002, MNRAS 333, 400). Amplitudes enter linearly, so those of all sources, widths and bands
-follow from one non-negative least-squares problem per band: whether light belongs to a compact source or to an extended
-neighbour is decided by all pixels together, not source by source. Ellipticities are then measured on the image as shared
-out by the expansion, and the amplitudes solved again.
+follow from one non-negative least-squares problem per band: whether light belongs to a compact source or to an
+extended neighbour is decided by all pixels together, not source by source. Ellipticities are measured on the image as
+shared out by an expansion of the mean of all bands, a few times over; then the amplitudes are solved in every band.
+With the PSF as a sum of Gaussians, too, all models are analytic.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.observation import Observation
 from ..ops import lstsq, monotone, stamps
@@ -18,6 +20,14 @@ DECONVOLUTION = 0.05
 """Regularisation of the partly deconvolved detection image, relative to the weight of all bands."""
 
 MAX_ELLIPTICITY = 0.8
+"""Larger ellipticities, which only noise or a neighbour can make, are shortened to this."""
+
+PSF_WIDTHS = (0.9, 1.5, 3.0)
+"""σ of the Gaussians that stand for a PSF here, relative to the Gaussian of the same maximum."""
+
+MISMATCH = 0.2
+"""Typical misfit of an expansion relative to the light itself. It adds to the noise in the solution of the amplitudes,
+so that what a bright galaxy's expansion misses is not given to the faint sources on it."""
 
 
 def detection_image(obs: Observation) -> Float[Array, "y x"]:
@@ -37,11 +47,13 @@ def detection_image(obs: Observation) -> Float[Array, "y x"]:
         Detection image.
     """
     obs = obs.prepared()
+    assert obs.kernel is not None and obs.transform is not None  # that is what `prepared` means
     shape = obs.kernel.fft_shape(obs.shape)
     weight = band_weights(obs)[:, None, None]
-    data = jnp.sum(weight * jnp.conj(obs.transform) * jnp.fft.rfft2(obs.images, s=shape), axis=0)
+    transform = jnp.fft.rfft2(obs.images, s=shape)
+    data = jnp.sum(weight.astype(transform.dtype) * jnp.conj(obs.transform) * transform, axis=0)
     power = jnp.sum(weight * jnp.abs(obs.transform) ** 2, axis=0)
-    image = jnp.fft.irfft2(data / (power + DECONVOLUTION), s=shape)
+    image = jnp.fft.irfft2(data / (power + DECONVOLUTION).astype(data.dtype), s=shape)
     return image[: obs.shape[0], : obs.shape[1]]
 
 
@@ -86,26 +98,31 @@ def expand(
     Float[Array, "source s s"]
         Smooth stamps that fall outwards; a source without light is given a faint point.
     """
-    obs = obs.prepared()
     image = jnp.maximum(detection_image(obs), 0.0)
     rows, columns = (
         jax.vmap(lambda c, n=n: stamps.placement(c, n, edge))(centers[:, k]) for k, n in enumerate(obs.shape)
     )
     good = jnp.any(obs.weights > 0, axis=0)
+    share = band_weights(obs)
+    psf = jax.vmap(_psf_mixture)(jnp.broadcast_to(obs.psf.stamp(obs.psf.edge), (len(obs.bands), *(obs.psf.edge,) * 2)))
+    mean = _Band(jnp.einsum("b,byx->yx", share, obs.images), 1 / _variance_of_mean(obs, share), _mean_psf(psf, share))
 
-    def shared(expansion: Array) -> Array:
+    def shapes_of(expansion: Array) -> Array:
         frames = jnp.einsum("nys,nst,nxt->nyx", rows, expansion, columns)
-        frames = jnp.maximum(frames, 0.0) * active[:, None, None]
-        total = frames.sum(axis=0)
-        share = frames / jnp.where(total > 0, total, 1.0)
-        return jax.vmap(lambda part, p, q: template(part, good, p, q))(share * image, rows, columns)
+        frames = jnp.where(active[:, None, None], jnp.maximum(frames, 0.0), 0.0)
+        total = frames.sum(axis=0, keepdims=True)
+        shared = frames / jnp.where(total > 0, total, 1.0) * image[None]
+        return jax.vmap(lambda part, p, q: _ellipticity(template(part, good, p, q)))(shared, rows, columns)
 
-    def improve(_: Array, expansion: Array) -> Array:
-        ellipticity = jax.vmap(_ellipticity)(shared(expansion))
-        return _solve(obs, centers, active, edge, widths, ellipticity, sparsity)
+    def solve(band: "_Band", shapes: Array) -> Array:
+        return _amplitudes(band, obs.extent, centers, active, shapes, widths, sparsity)
 
-    first = _solve(obs, centers, active, edge, widths, jnp.zeros_like(centers), sparsity)
-    return jax.lax.fori_loop(0, passes, improve, first)
+    def improve(_: Array, shapes: Array) -> Array:
+        return shapes_of(_expansion(solve(mean, shapes), shapes, widths, edge))
+
+    shapes = jax.lax.fori_loop(0, passes, improve, jnp.zeros_like(centers))
+    each = jax.lax.map(lambda band: solve(band, shapes), _Band(obs.images, obs.weights, psf))
+    return _expansion(jnp.einsum("b,bnw->nw", share, each), shapes, widths, edge)
 
 
 def template(
@@ -148,49 +165,118 @@ def template(
 def _ellipticity(stamp: Float[Array, "s s"]) -> Float[Array, "2"]:
     """(e1, e2) of the second moments about the centre, weighted with the stamp itself."""
     offset = jnp.arange(stamp.shape[-1], dtype=stamp.dtype) - stamp.shape[-1] // 2
+    y, x = offset[:, None], offset[None, :]
     weight = (stamp / jnp.maximum(stamp.max(), jnp.finfo(stamp.dtype).tiny)) ** 2
-    xx, yy = jnp.sum(weight * offset**2), jnp.sum(weight * offset[:, None] ** 2)
-    xy = jnp.sum(weight * offset * offset[:, None])
+    xx, yy, xy = jnp.sum(weight * x**2), jnp.sum(weight * y**2), jnp.sum(weight * x * y)
     trace = jnp.maximum(xx + yy, 1e-6)
     shape = jnp.stack([xx - yy, 2 * xy]) / trace
     return shape * jnp.minimum(1.0, MAX_ELLIPTICITY / jnp.maximum(jnp.linalg.norm(shape), 1e-6))
 
 
-def _solve(
-    obs: Observation,
+class _Band(eqx.Module):
+    """An image, its weights, and its PSF as a mixture of round Gaussians: variances and fluxes."""
+
+    image: Float[Array, "*band y x"]
+    weights: Float[Array, "*band y x"]
+    psf: tuple[Float[Array, "*band gaussian"], Float[Array, "*band gaussian"]]
+
+
+def _psf_mixture(stamp: Float[Array, "s s"]) -> tuple[Float[Array, " gaussian"], Float[Array, " gaussian"]]:
+    """Variances and fluxes of the round Gaussians that come closest to a PSF."""
+    offset = jnp.arange(stamp.shape[-1], dtype=stamp.dtype) - stamp.shape[-1] // 2
+    radius2 = offset[:, None] ** 2 + offset[None, :] ** 2
+    core = jnp.sum(stamp) / (2 * jnp.pi * stamp.max())  # σ² of the Gaussian of the same maximum
+    variance = core * jnp.asarray(PSF_WIDTHS, stamp.dtype) ** 2
+    scale = variance[:, None, None]
+    models = jnp.exp(-0.5 * radius2[None] / scale) / (2 * jnp.pi * scale)
+    flux = lstsq.spectra(models, stamp, jnp.ones_like(stamp))
+    return variance, flux / jnp.maximum(flux.sum(), jnp.finfo(flux.dtype).tiny)
+
+
+def _mean_psf(
+    psf: tuple[Float[Array, "band gaussian"], Float[Array, "band gaussian"]], share: Float[Array, " band"]
+) -> tuple[Float[Array, " gaussian"], Float[Array, " gaussian"]]:
+    """Mixture of the weighted mean of all bands, Gaussian by Gaussian."""
+    flux = jnp.einsum("b,bg->g", share, psf[1])
+    variance = jnp.einsum("b,bg,bg->g", share, psf[1], psf[0]) / jnp.where(flux > 0, flux, 1.0)
+    return jnp.where(flux > 0, variance, 1.0), flux
+
+
+def _variance_of_mean(obs: Observation, share: Float[Array, " band"]) -> Float[Array, "y x"]:
+    """Variance of the weighted mean of all bands; infinite where no band is usable."""
+    used = obs.weights > 0
+    variance = jnp.where(used, 1 / jnp.where(used, obs.weights, 1.0), 0.0)
+    total = jnp.einsum("b,byx->yx", share**2, variance)
+    return jnp.where(jnp.any(used, axis=0), total, jnp.inf)
+
+
+def _amplitudes(
+    band: _Band,
+    extent: Int[Array, "2"],
     centers: Float[Array, "source 2"],
     active: Bool[Array, " source"],
-    edge: int,
+    shapes: Float[Array, "source 2"],
     widths: Float[Array, " width"],
-    ellipticity: Float[Array, "source 2"],
     sparsity: Float[Array, ""] | float,
-) -> Float[Array, "source s s"]:
-    """Amplitudes of all Gaussians in all bands, and the stamps that they make."""
-    y, x = jnp.arange(obs.shape[0])[:, None], jnp.arange(obs.shape[1])[None, :]
-    real = (y < obs.extent[0]) & (x < obs.extent[1])
-    frames = jax.vmap(lambda c, e: _gaussians(y - c[0], x - c[1], e, widths))(centers, ellipticity)
-    frames = jnp.where(real & active[:, None, None, None], frames, 0.0)
-    models = obs.convolve(frames.reshape(-1, 1, *obs.shape))
-    per_band = jax.vmap(lambda model, image, weight: lstsq.spectra(model, image, weight, sparsity), in_axes=(1, 0, 0))
-    amplitude = jnp.einsum("b,bn->n", band_weights(obs), per_band(models, obs.images, obs.weights))
-    offset = jnp.arange(edge) - edge // 2
-    shapes = jax.vmap(lambda e: _gaussians(offset[:, None], offset[None, :], e, widths))(ellipticity)
-    expansion = jnp.einsum("nw,nwyx->nyx", amplitude.reshape(len(centers), -1), shapes)
-    dark = expansion.max(axis=(-2, -1), keepdims=True) <= 0
-    faint = 1e-6 * jnp.maximum(expansion.max(), jnp.finfo(expansion.dtype).tiny)
-    return jnp.where(dark, faint * shapes[:, 0], expansion)
+) -> Float[Array, "source width"]:
+    """Fluxes of all Gaussians of all sources in one band."""
+    y, x = (jnp.arange(n, dtype=centers.dtype) for n in band.image.shape)
+    bottom, right = extent.astype(centers.dtype)
+    real = (y[:, None] < bottom) & (x[None, :] < right)
+
+    def one(center: Array, shape: Array) -> Array:
+        return _observed(y[:, None] - center[0], x[None, :] - center[1], shape, widths, band.psf)
+
+    models = jax.vmap(one)(centers, shapes)
+    models = jnp.where(real[None, None] & active[:, None, None, None], models, 0.0)
+    weights = band.weights / (1 + band.weights * (MISMATCH * band.image) ** 2)
+    fluxes = lstsq.spectra(models.reshape(-1, *band.image.shape), band.image, weights, sparsity)
+    return fluxes.reshape(len(centers), -1)
 
 
-def _gaussians(
+def _observed(
     y: Float[Array, "y 1"],
     x: Float[Array, "1 x"],
-    ellipticity: Float[Array, "2"],
+    shape: Float[Array, "2"],
     widths: Float[Array, " width"],
+    psf: tuple[Float[Array, " gaussian"], Float[Array, " gaussian"]],
 ) -> Float[Array, "width y x"]:
-    """Unit-flux Gaussians; the first is round."""
-    e1, e2 = ellipticity
-    round_ = x**2 + y**2
-    elliptical = ((1 - e1) * x**2 - 2 * e2 * x * y + (1 + e1) * y**2) / jnp.sqrt(1 - e1**2 - e2**2)
-    variance = widths[:, None, None] ** 2
-    first = (jnp.arange(widths.shape[0]) == 0)[:, None, None]
-    return jnp.exp(-0.5 * jnp.where(first, round_, elliptical) / variance) / (2 * jnp.pi * variance)
+    """Gaussians of unit flux as seen through the PSF; the first width is a point."""
+    intrinsic = widths**2 - widths[0] ** 2
+
+    def one(variance: Array, flux: Array) -> Array:
+        return flux * jax.vmap(lambda part: _gaussian(y, x, shape, part, variance))(intrinsic)
+
+    return jax.vmap(one)(*psf).sum(axis=0)
+
+
+def _gaussian(
+    y: Float[Array, "y 1"],
+    x: Float[Array, "1 x"],
+    shape: Float[Array, "2"],
+    elliptical: Float[Array, ""],
+    round_: Float[Array, ""],
+) -> Float[Array, "y x"]:
+    """Unit-flux Gaussian of covariance v R(e) + u 1, with R(e) = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²)."""
+    e1, e2 = shape
+    v = elliptical / jnp.sqrt(1 - e1**2 - e2**2)
+    xx, yy, xy = v * (1 + e1) + round_, v * (1 - e1) + round_, v * e2
+    determinant = xx * yy - xy**2
+    radius2 = (yy * x**2 - 2 * xy * x * y + xx * y**2) / determinant
+    return jnp.exp(-0.5 * radius2) / (2 * jnp.pi * jnp.sqrt(determinant))
+
+
+def _expansion(
+    amplitudes: Float[Array, "source width"],
+    shapes: Float[Array, "source 2"],
+    widths: Float[Array, " width"],
+    edge: int,
+) -> Float[Array, "source s s"]:
+    """Stamps in model space; a source without light becomes a faint point."""
+    offset = jnp.arange(edge, dtype=widths.dtype) - edge // 2
+    model_psf = (widths[:1] ** 2, jnp.ones_like(widths[:1]))
+    gaussians = jax.vmap(lambda e: _observed(offset[:, None], offset[None, :], e, widths, model_psf))(shapes)
+    expansion = jnp.einsum("nw,nwyx->nyx", amplitudes, gaussians)
+    dark = expansion.max(axis=(-2, -1), keepdims=True) <= 0
+    faint = 1e-6 * jnp.maximum(expansion.max(), jnp.finfo(expansion.dtype).tiny)
+    return jnp.where(dark, faint * gaussians[:, 0], expansion)

@@ -39,7 +39,8 @@ class Initialization(eqx.Module):
     point_below
         Sources of lower S/N are point sources of fixed shape.
     two_above
-        Sources of higher S/N get two components, if `max_components` is 2.
+        Sources of higher S/N get two components, if `max_components` is 2; at most a quarter of the sources of a blend
+        (and at least one), the brightest.
     split
         Where the two are split, in units of the maximum: disk = min(m, t), bulge = max(m - t, 0).
 
@@ -48,7 +49,7 @@ class Initialization(eqx.Module):
     >>> import jaxdeblend as jd
     >>> free = jd.Initialization(priors=())          # without the symmetry prior
     >>> free.max_components
-    1
+    2
     """
 
     constraints: tuple[AbstractConstraint, ...] = (
@@ -60,10 +61,10 @@ class Initialization(eqx.Module):
     priors: tuple[AbstractPrior, ...] = (SymmetricPrior(0.2, 0.5),)
     widths: Float[Array, " width"] = eqx.field(converter=jnp.asarray, default=(0.85, 1.7, 3.4, 6.8, 13.6))
     sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
-    passes: int = eqx.field(static=True, default=3)
-    max_components: int = eqx.field(static=True, default=1)
+    passes: int = eqx.field(static=True, default=6)
+    max_components: int = eqx.field(static=True, default=2)
     point_below: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
-    two_above: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=100.0)
+    two_above: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=300.0)
     split: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.25)
 
     def __check_init__(self):
@@ -117,12 +118,15 @@ def initialize(
     2
     """
     positions = check_centers(centers)
-    error = np.broadcast_to(np.asarray(center_error, dtype=float), len(positions))
+    error = check_errors(center_error, len(positions))
     edge = default_stamp_edge(obs.shape) if stamp_edge is None else stamp_edge
     if edge % 2 == 0:
         raise ValueError(f"stamp_edge: got {edge}; a stamp needs an odd edge so that its centre is a sample.")
     options = Initialization() if options is None else options
     dtype = obs.images.dtype
+    if len(positions) == 0:  # a dark source stands in, and is taken out again: stacks keep their kinds and shapes
+        nowhere = jnp.zeros((1, 2), dtype), jnp.zeros(1, dtype), jnp.zeros(1, dtype=bool)
+        return jax.tree.map(lambda array: array[:0], _initialize(obs, *nowhere, edge, options))
     active = jnp.ones(len(positions), dtype=bool)
     return _initialize(obs, jnp.asarray(positions, dtype), jnp.asarray(error, dtype), active, edge, options)
 
@@ -137,10 +141,22 @@ def check_centers(centers: object) -> np.ndarray:
     return positions
 
 
+def check_errors(center_error: object, n_sources: int) -> np.ndarray:
+    """Errors of the positions as an array (source,)."""
+    error = np.asarray(center_error, dtype=float)
+    if error.shape not in ((), (n_sources,)):
+        raise ValueError(
+            f"center_error: got shape {error.shape} for {n_sources} sources; give one number, or one per source."
+        )
+    if not (np.isfinite(error) & (error >= 0)).all():
+        raise ValueError(f"center_error: got {center_error}; errors must be finite and not negative (0: fixed).")
+    return np.broadcast_to(error, n_sources)
+
+
 def default_stamp_edge(shape: tuple[int, int]) -> int:
-    """Odd edge of the stamps for an image of this shape: nearly all of a small image, half of a large one."""
+    """Odd edge of the stamps for an image of this shape: all of a small image, less of a large one."""
     longest = max(shape)
-    return max(3, min(longest - 1, 31 + longest // 2) | 1)
+    return max(3, min(longest - 1, 63 + max(longest - 64, 0) // 4) | 1)
 
 
 def initialize_arrays(
@@ -169,17 +185,15 @@ def initialize_arrays(
         Constraints, priors, numbers of components.
     """
     obs = obs.prepared()
-    inside = jnp.all((positions >= -0.5) & (positions < obs.extent - 0.5), axis=-1)
+    inside = lies_inside(positions, obs)
     centers = jnp.where(inside[:, None], positions, 0.0)
     lit = active & inside
-    if positions.shape[0] == 0:
-        return Blend(centers, CenterPrior(positions, error), (), active, obs.shape)
     shapes = expand(obs, centers, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes)
     shapes = jax.vmap(lambda shape: prox.normalized(shape)[0])(shapes)
     significance = _significance(obs, centers, lit)
     point = significance < options.point_below
     star = prox.normalized(obs.model_psf.stamp(edge)[0])[0]
-    shapes = jnp.where(point[:, None, None], star, shapes)
+    shapes = jnp.where(point[:, None, None], star[None], shapes)
     images, source, lit = _components(shapes, lit, significance, options)
     spectra = _spectra(obs, centers[source], images, lit)
     step = jnp.where(point[source], 0.0, 0.01)
@@ -195,6 +209,12 @@ def initialize_arrays(
 _initialize = eqx.filter_jit(initialize_arrays)
 
 
+def lies_inside(positions: Float[Array, "source 2"], obs: Observation) -> Bool[Array, " source"]:
+    """Whether positions lie on a pixel of the image; False for one that is not finite."""
+    end = obs.extent.astype(positions.dtype)[None, :] - 0.5
+    return jnp.all((positions >= -0.5) & (positions < end), axis=-1)
+
+
 def _components(
     shapes: Float[Array, "source s s"],
     lit: Bool[Array, " source"],
@@ -205,11 +225,12 @@ def _components(
     number = jnp.arange(shapes.shape[0])
     if options.max_components == 1:
         return shapes, number, lit
-    two = (significance > options.two_above)[:, None, None]
-    disk = jnp.where(two, jnp.minimum(shapes, options.split) / options.split, shapes)
-    bulge = jnp.maximum(shapes - options.split, 0.0) / (1 - options.split)
-    images = jnp.concatenate([disk, bulge])
-    return images, jnp.concatenate([number, number]), jnp.concatenate([lit, lit & two[:, 0, 0]])
+    brightest = jnp.argsort(-significance)[: max(1, shapes.shape[0] // 4)]
+    two = jnp.zeros_like(lit).at[brightest].set(significance[brightest] > options.two_above)
+    disk = jnp.where(two[:, None, None], jnp.minimum(shapes, options.split) / options.split, shapes)
+    bulge = jnp.maximum(shapes[brightest] - options.split, 0.0) / (1 - options.split)
+    lit = jnp.concatenate([lit, (lit & two)[brightest]])
+    return jnp.concatenate([disk, bulge]), jnp.concatenate([number, brightest]), lit
 
 
 def _significance(
@@ -244,5 +265,7 @@ def _spectra(
     frames = jnp.einsum("cys,cst,cxt->cyx", rows, images, columns)
     y, x = jnp.arange(obs.shape[0])[:, None], jnp.arange(obs.shape[1])[None, :]
     real = (y < obs.extent[0]) & (x < obs.extent[1])
-    models = obs.convolve(jnp.where(real & lit[:, None, None], frames, 0.0)[:, None])
-    return jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, obs.images, obs.weights)
+    models = obs.convolve(jnp.where(real[None] & lit[:, None, None], frames, 0.0)[:, None])
+    models = jnp.broadcast_to(models, (len(models), *obs.images.shape))  # bands may share one PSF
+    images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)
+    return jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, images, weights)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..model.parameter import fitted
@@ -51,19 +52,19 @@ class FitResult(eqx.Module):
     >>> import jax.numpy as jnp
     >>> import jaxdeblend as jd
     >>> obs = jd.Observation(jnp.ones((1, 8, 8)), jnp.ones((1, 8, 8)), jd.GaussianPSF(1.5), bands=["r"])
-    >>> blend = jd.Blend.of([jd.PointSource((4, 4), jnp.ones(1))], frame=(8, 8))
+    >>> blend = jd.Blend.of([jd.PointSource((4, 4), jnp.array([30.0]))], frame=(8, 8))
     >>> result = jd.fit(blend, obs)
     >>> result.result.name
     'CONVERGED'
     """
 
     blend: Blend
-    loss: Float[Array, " step"]
-    n_steps: Int[Array, ""]
-    status: Int[Array, ""]
+    loss: Float[AnyArray, " step"]
+    n_steps: Int[AnyArray, ""]
+    status: Int[AnyArray, ""]
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[AnyArray, ""] | np.bool:
         """Whether the fit stopped by itself."""
         return self.status == RESULTS.CONVERGED
 
@@ -207,10 +208,10 @@ class Problem(eqx.Module):
         )
 
     def step(self, state: FitState) -> FitState:
-        """One step: gradient, AMSGrad, projection, book-keeping."""
+        """One step: gradient, ADAM, projection, book-keeping."""
         loss, gradients = jax.value_and_grad(lambda parameters: self._loss(parameters))(state.parameters)
         changes, optimizer = self.optimizer.update(gradients, state.optimizer, self.steps, state.n_steps)
-        blend = eqx.combine(optax.apply_updates(state.parameters, changes), self.fixed).project(self.rms)
+        blend = eqx.combine(eqx.apply_updates(state.parameters, changes), self.fixed).project(self.rms)
         parameters = eqx.filter(blend, fitted(self.steps))
         better = loss < state.best_loss
         best = _where(better, state.parameters, state.best_parameters)
@@ -257,7 +258,6 @@ def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
 
 def _movement(a: PyTree, b: PyTree, steps: PyTree) -> Float[Array, ""]:
     """Root mean square of (a - b) / step over the parameters that are free to move."""
-
     leaves = [jax.tree.leaves(tree) for tree in (a, b, steps)]
     total = sum(
         jnp.sum(((x - y) / jnp.where(step > 0, step, jnp.inf)) ** 2) for x, y, step in zip(*leaves, strict=True)

@@ -8,15 +8,18 @@ from jaxtyping import Array, Float, PyTree
 
 
 class ProximalAdam(eqx.Module):
-    """Settings of the proximal AMSGrad (Melchior, Joseph & Moolekamp 2019, arXiv:1910.10094).
+    """Settings of the proximal ADAM (Melchior, Joseph & Moolekamp 2019, arXiv:1910.10094).
 
     With α the step size of a parameter x and g the gradient of the negative log-posterior,
 
-        u = α g,   x <- project(x - α AMSGrad(u)).
+        u = α g,   x <- project(x - α ADAM(u)).
 
     Gradients are taken in units of the step, so that neither flux units nor the choice of parameters matter. The
     projection is the model's own and Euclidean: it acts on a source as a whole after the step, not leaf by leaf and not
-    in the metric of the step. The first step, for which AMSGrad knows only a sign, is damped.
+    in the metric of the step. The first step, for which ADAM knows only a sign, is damped.
+
+    AMSGrad, which divides by the largest second moment so far, never forgets the steep gradients of the first steps: on
+    a real seven-source HSC blend it reaches χ²/N = 1.22 in 150 steps, ADAM 1.18.
 
     Parameters
     ----------
@@ -43,7 +46,7 @@ class ProximalAdam(eqx.Module):
     50
     """
 
-    max_steps: int = eqx.field(static=True, default=100)
+    max_steps: int = eqx.field(static=True, default=150)
     relative_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
     step_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
     window: int = eqx.field(static=True, default=10)
@@ -60,7 +63,7 @@ class ProximalAdam(eqx.Module):
 
     def transformation(self) -> optax.GradientTransformation:
         """The optax transformation from gradients to directions."""
-        return optax.scale_by_amsgrad(b1=self.b1, b2=self.b2, eps=1e-12)
+        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=1e-12)
 
     def init(self, parameters: PyTree) -> optax.OptState:
         """State of the optimizer for these parameters."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ..ops import fft
+from .host import AnyArray
 from .psf import AbstractPSF
 
 DEFAULT_REGULARIZATION = 1e-6
@@ -27,7 +28,7 @@ class DifferenceKernel(eqx.Module):
         Kernel of each band, unit sum, odd edge.
     """
 
-    image: Float[Array, "band edge edge"]
+    image: Float[AnyArray, "band edge edge"]
 
     @classmethod
     def between(
@@ -97,7 +98,7 @@ class DifferenceKernel(eqx.Module):
         >>> kernel.transform((32, 32)).shape
         (1, 40, 21)
         """
-        return fft.kernel_transform(self.image, frame_shape, self.fft_shape(frame_shape))
+        return fft.kernel_transform(jnp.asarray(self.image), frame_shape, self.fft_shape(frame_shape))
 
     def fft_shape(self, frame_shape: tuple[int, int]) -> tuple[int, int]:
         """FFT shape for frames of this shape."""

@@ -4,11 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ..ops import fft
+from .host import AnyArray, host_or_device
 from .kernel import DifferenceKernel
-from .psf import AbstractPSF, GaussianPSF, ImagePSF, host_or_device
+from .psf import AbstractPSF, GaussianPSF, ImagePSF
 
 MODEL_SIGMA = 0.8
 """σ in pixels of the circular Gaussian PSF of model space."""
@@ -61,13 +62,13 @@ class Observation(eqx.Module):
     ((32, 32), ('g', 'r'))
     """
 
-    images: Float[Array, "band y x"]
-    weights: Float[Array, "band y x"]
+    images: Float[AnyArray, "band y x"]
+    weights: Float[AnyArray, "band y x"]
     psf: AbstractPSF
     model_psf: AbstractPSF
     kernel: DifferenceKernel | None
     transform: Complex[Array, "band ky kx"] | None
-    extent: Int[Array, "2"]
+    extent: Int[AnyArray, "2"]
     bands: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
@@ -80,15 +81,17 @@ class Observation(eqx.Module):
         mask: object | None = None,
         model_psf: AbstractPSF | None = None,
         kernel: DifferenceKernel | None = None,
-        extent: Int[Array, "2"] | None = None,
+        extent: Int[AnyArray, "2"] | None = None,
     ):
         self.bands = tuple(str(band) for band in bands)
+        if len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
         self.images, self.weights = _clean(images, variance, mask, self.bands)
         self.psf = _check_psf(psf, len(self.bands))
         self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
         self.kernel = kernel
         self.transform = None
-        self.extent = np.asarray(self.shape) if extent is None else extent
+        self.extent = np.asarray(self.shape, np.int32) if extent is None else extent
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,18 +115,22 @@ class Observation(eqx.Module):
             is_leaf=lambda node: node is None,
         )
 
-    def convolve(self, cube: Float[Array, "*batch band y x"]) -> Float[Array, "*batch band y x"]:
+    def convolve(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
         """Bring a model from model space to the PSF of each band."""
-        obs = self.prepared()
-        return fft.convolve(cube, obs.transform, obs.kernel.fft_shape(obs.shape))
+        return fft.convolve(cube, *self._filter(cube.ndim))
 
-    def correlate(self, cube: Float[Array, "*batch band y x"]) -> Float[Array, "*batch band y x"]:
+    def correlate(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
         """The adjoint of `convolve`."""
+        return fft.correlate(cube, *self._filter(cube.ndim))
+
+    def _filter(self, ndim: int) -> tuple[Complex[Array, "*one band ky kx"], tuple[int, int]]:
+        """The difference kernel's transform with as many axes as the cube, and the FFT shape."""
         obs = self.prepared()
-        return fft.correlate(cube, obs.transform, obs.kernel.fft_shape(obs.shape))
+        assert obs.kernel is not None and obs.transform is not None  # that is what `prepared` means
+        return jnp.expand_dims(obs.transform, range(ndim - 3)), obs.kernel.fft_shape(obs.shape)
 
 
-def background_rms(weights: Float[Array, "band y x"]) -> Float[Array, " band"]:
+def background_rms(weights: Float[AnyArray, "band y x"]) -> Float[Array, " band"]:
     """Typical 1σ noise of a usable pixel of each band, 1 / √(mean weight), 0 for a band without data."""
     used = weights > 0
     mean = weights.sum(axis=(-2, -1)) / jnp.maximum(used.sum(axis=(-2, -1), dtype=weights.dtype), 1)
@@ -132,7 +139,7 @@ def background_rms(weights: Float[Array, "band y x"]) -> Float[Array, " band"]:
 
 def _clean(
     images: object, variance: object, mask: object | None, bands: tuple[str, ...]
-) -> tuple[Float[Array, "band y x"], Float[Array, "band y x"]]:
+) -> tuple[Float[AnyArray, "band y x"], Float[AnyArray, "band y x"]]:
     """Images and weights, both 0 where a pixel is unusable."""
     on_device = any(isinstance(value, jax.Array) for value in (images, variance, mask))
     xp = jnp if on_device else np
@@ -150,12 +157,13 @@ def _clean(
             f"number for each of the {len(bands)} bands."
         )
     good = xp.isfinite(image) & xp.isfinite(spread) & (spread > 0) & ~_as_mask(mask, image.shape)
-    weights = xp.where(good, 1 / xp.where(good, spread, 1.0), 0.0)
+    with np.errstate(over="ignore"):  # 1 / variance may be infinite
+        weights = xp.where(good, 1 / xp.where(good, spread, 1.0), 0.0)
     good = good & xp.isfinite(weights) & (weights > 0)
     return xp.where(good, image, 0.0), xp.where(good, weights, 0.0)
 
 
-def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Array | np.ndarray:
+def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "..."]:
     if mask is None:
         return np.zeros(shape, dtype=bool)
     array = mask if isinstance(mask, jax.Array) else np.asarray(mask)
@@ -166,7 +174,7 @@ def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Array | np.ndarray:
             f"mask: got dtype {array.dtype}; give booleans, True where a pixel is unusable. Bit planes must be "
             "reduced first, for example (mask & bad_bits) != 0."
         )
-    return array
+    return array if array.ndim == 3 else array[None]
 
 
 def _check_psf(psf: object, n_bands: int) -> AbstractPSF:

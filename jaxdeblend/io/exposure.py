@@ -95,8 +95,7 @@ class Exposure(eqx.Module):
         self.psf = psf if isinstance(psf, AbstractPSF) else ImagePSF(psf)
         if self.psf.n_bands not in (1, len(self.bands)):
             raise ValueError(
-                f"psf: got {self.psf.n_bands} bands for images of {len(self.bands)}; give one PSF, or one "
-                "per band."
+                f"psf: got {self.psf.n_bands} bands for images of {len(self.bands)}; give one PSF, or one per band."
             )
         self.wcs, self.unit = wcs, unit
         unknown = np.full(len(self.bands), np.nan)
@@ -193,9 +192,7 @@ def _mask(value: object | None, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, dtype=bool)
     mask = np.asarray(value)
     if mask.shape not in (shape, shape[1:]):
-        raise ValueError(
-            f"mask: got shape {mask.shape} for images of shape {shape}; give (band, y, x) or (y, x)."
-        )
+        raise ValueError(f"mask: got shape {mask.shape} for images of shape {shape}; give (band, y, x) or (y, x).")
     if mask.dtype != bool:
         raise ValueError(f"mask: got dtype {mask.dtype}; give booleans, True where a pixel is unusable.")
     return np.broadcast_to(mask, shape)

@@ -118,9 +118,7 @@ def _read_files(paths: PathLike | Sequence[PathLike], bands: tuple[str, ...]) ->
     return [read_planes(path, bands) for path in paths_of_bands(paths, bands)]
 
 
-def _find(
-    files: list[FilePlanes], role: str, bands: tuple[str, ...]
-) -> list[tuple[FilePlanes, Plane]] | None:
+def _find(files: list[FilePlanes], role: str, bands: tuple[str, ...]) -> list[tuple[FilePlanes, Plane]] | None:
     """Find the planes of a role with the file of each, one per band; None if no file has any."""
     if len(files) == 1:
         planes = files[0].find(role, bands)
@@ -194,13 +192,9 @@ def _as_mask(file: FilePlanes) -> FilePlanes:
     """Take the images of a file for masks, unless it has planes that are named so."""
     if any(plane.role == "mask" for plane in file.planes):
         return file
-    masks = [
-        Plane("mask", plane.band, plane.data, plane.header) for plane in file.planes if plane.role == "image"
-    ]
+    masks = [Plane("mask", plane.band, plane.data, plane.header) for plane in file.planes if plane.role == "image"]
     if not masks:
-        raise ValueError(
-            f"{file.path}: no mask found; expected data in the primary HDU or in an extension MASK."
-        )
+        raise ValueError(f"{file.path}: no mask found; expected data in the primary HDU or in an extension MASK.")
     return FilePlanes(file.path, tuple(masks))
 
 
@@ -212,9 +206,7 @@ def _bad_planes(
     if found is None:
         if bad_mask is not None:
             names = ", ".join(str(file.path) for file in files)
-            raise ValueError(
-                f"bad_mask: got {', '.join(map(str, bad_mask))}, but {names} has no MASK or DQ plane."
-            )
+            raise ValueError(f"bad_mask: got {', '.join(map(str, bad_mask))}, but {names} has no MASK or DQ plane.")
         return None
     return np.stack([bad_pixels(file.path, plane, bad_mask) for file, plane in found])
 
@@ -224,9 +216,7 @@ def _estimate_variance(cube: np.ndarray, bad: np.ndarray | None, bands: tuple[st
     spread = [_background_rms(image[good]) for image, good in zip(cube, usable, strict=True)]
     flat = [band for band, value in zip(bands, spread, strict=True) if value <= 0]
     if flat:
-        raise ValueError(
-            f"variance: no variance plane, and band {', '.join(flat)} shows no noise; give a variance."
-        )
+        raise ValueError(f"variance: no variance plane, and band {', '.join(flat)} shows no noise; give a variance.")
     values = ", ".join(f"{band} {value:.4g}" for band, value in zip(bands, spread, strict=True))
     logger.warning(
         "No variance plane: using the background noise estimated from the pixels (rms: %s); the photon "
@@ -247,9 +237,7 @@ def _check_shapes(planes: list[tuple[FilePlanes, Plane]]) -> None:
     first_file, first = planes[0]
     for file, plane in planes:
         if plane.data.ndim != 2:
-            raise ValueError(
-                f"{file.path}: its {plane.role} has shape {plane.data.shape}; expected one image (y, x)."
-            )
+            raise ValueError(f"{file.path}: its {plane.role} has shape {plane.data.shape}; expected one image (y, x).")
         if plane.data.shape != first.data.shape:
             raise ValueError(
                 f"{file.path}: its {plane.role} has shape {plane.data.shape}, but that of "
@@ -261,9 +249,7 @@ def _check_shapes(planes: list[tuple[FilePlanes, Plane]]) -> None:
 def _common_wcs(images: list[tuple[FilePlanes, Plane]], shape: tuple[int, int]) -> WCS | None:
     """WCS of the first image that has one; the others must agree with it."""
     labels = [_label(file, plane) for file, plane in images]
-    known = [
-        (label, plane.wcs) for label, (_, plane) in zip(labels, images, strict=True) if plane.wcs is not None
-    ]
+    known = [(label, plane.wcs) for label, (_, plane) in zip(labels, images, strict=True) if plane.wcs is not None]
     if not known:
         return None
     if len(known) < len(images):
@@ -299,16 +285,10 @@ def _grid_offset(reference: WCS, other: WCS, shape: tuple[int, int]) -> tuple[fl
 
 
 def _common_unit(images: list[tuple[FilePlanes, Plane]]) -> str | None:
-    units = {
-        str(file.path): str(plane.header["BUNIT"]).strip()
-        for file, plane in images
-        if "BUNIT" in plane.header
-    }
+    units = {str(file.path): str(plane.header["BUNIT"]).strip() for file, plane in images if "BUNIT" in plane.header}
     if len(set(units.values())) > 1:
         listed = ", ".join(f"{path} {unit!r}" for path, unit in units.items())
-        raise ValueError(
-            f"unit: the bands have different units ({listed}); convert them, or give `unit` yourself."
-        )
+        raise ValueError(f"unit: the bands have different units ({listed}); convert them, or give `unit` yourself.")
     return next(iter(units.values()), None)
 
 

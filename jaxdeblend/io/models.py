@@ -125,9 +125,7 @@ def write_models(
     cubes = {name: cube for name, cube in (("MODEL", model), ("RESIDUAL", residual)) if cube is not None}
     for name, cube in cubes.items():
         if cube.ndim != 3 or len(cube) != len(bands):
-            raise ValueError(
-                f"{name.lower()}: got shape {cube.shape}; give (band, y, x) for the bands {bands}."
-            )
+            raise ValueError(f"{name.lower()}: got shape {cube.shape}; give (band, y, x) for the bands {bands}.")
     for source in sources:
         if source.image.shape != (len(bands), *source.box.shape):
             raise ValueError(
@@ -137,9 +135,7 @@ def write_models(
     header = _image_header(bands, wcs, unit)
     images = [fits.ImageHDU(np.asarray(cube), header, name=name) for name, cube in cubes.items()]
     with atomic_path(path, overwrite=overwrite) as temporary:
-        fits.HDUList([fits.PrimaryHDU(header=_band_cards(bands)), *images, _source_table(sources)]).writeto(
-            temporary
-        )
+        fits.HDUList([fits.PrimaryHDU(header=_band_cards(bands)), *images, _source_table(sources)]).writeto(temporary)
     return Path(path)
 
 
@@ -212,9 +208,7 @@ def _source_table(sources: Sequence[SourceModel]) -> fits.BinTableHDU:
         "NY": [source.box.shape[0] for source in sources],
         "NX": [source.box.shape[1] for source in sources],
     }
-    columns = [
-        fits.Column(name, "K", array=np.array(values, dtype=np.int64)) for name, values in numbers.items()
-    ]
+    columns = [fits.Column(name, "K", array=np.array(values, dtype=np.int64)) for name, values in numbers.items()]
     columns.append(fits.Column("STAMP", "QD()" if double else "QE()", array=stamps))
     return fits.BinTableHDU.from_columns(columns, name="SOURCES")
 

@@ -240,14 +240,8 @@ def bad_pixels(path: Path, plane: Plane, bad_mask: Sequence[str | int] | None) -
     wanted = [name for name in DEFAULT_BAD_PLANES if name in named] if bad_mask is None else bad_mask
     unknown = [name for name in wanted if isinstance(name, str) and name not in named]
     if unknown:
-        known = (
-            f"it has {', '.join(named)}"
-            if named
-            else "it names no planes (no MP_ cards), so give bit numbers"
-        )
-        raise ValueError(
-            f"bad_mask: got {', '.join(unknown)}, which the mask of {path} does not have; {known}."
-        )
+        known = f"it has {', '.join(named)}" if named else "it names no planes (no MP_ cards), so give bit numbers"
+        raise ValueError(f"bad_mask: got {', '.join(unknown)}, which the mask of {path} does not have; {known}.")
     bits = [named[name] if isinstance(name, str) else int(name) for name in wanted]
     pattern = np.bitwise_or.reduce(np.array([1 << bit for bit in bits], dtype=np.int64), initial=0)
     return (values.astype(np.int64) & pattern) != 0
@@ -304,10 +298,7 @@ def _split(path: Path, role: str, own: list[Plane], bands: Sequence[str]) -> lis
             logger.warning("%s: has %d extensions of the %s; the first is used.", path, len(own), role)
         return [Plane(role, band, first.data, first.header, first.wcs) for band in bands]
     if first.data.ndim == 3 and first.data.shape[0] == len(bands):
-        return [
-            Plane(role, band, data, first.header, first.wcs)
-            for band, data in zip(bands, first.data, strict=True)
-        ]
+        return [Plane(role, band, data, first.header, first.wcs) for band, data in zip(bands, first.data, strict=True)]
     raise ValueError(
         f"{path}: its {role} has shape {first.data.shape}, expected {len(bands)} bands {tuple(bands)}; "
         "give a cube (band, y, x), one extension per band, or one file per band."

@@ -103,9 +103,7 @@ def read_positions(
     if origin not in (0, 1):
         raise ValueError(f"origin: got {origin}; give 0 or 1, the number of the first pixel in the table.")
     if (x is None) != (y is None) or (ra is None) != (dec is None):
-        raise ValueError(
-            "x, y: give the names of both columns of a position, or of none (and so for ra, dec)."
-        )
+        raise ValueError("x, y: give the names of both columns of a position, or of none (and so for ra, dec).")
     table = _read_table(path)
     sky = _columns(path, table, (ra, dec), SKY_COLUMNS if x is None else ())
     pixel = None if ra is not None else _columns(path, table, (x, y), PIXEL_COLUMNS)
@@ -189,9 +187,7 @@ def _read_table(path: Path) -> Table:
         return QTable.read(path, format=kind) if kind else _read_unknown(path)
     except Exception as error:  # astropy's readers raise many kinds
         reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{path}: not a readable table ({reason[0] if reason else type(error).__name__})."
-        ) from error
+        raise ValueError(f"{path}: not a readable table ({reason[0] if reason else type(error).__name__}).") from error
 
 
 def _read_unknown(path: Path) -> Table:
@@ -209,9 +205,7 @@ def _table_extension(path: Path) -> int:
     """Find the extension to read: SExtractor's LDAC_OBJECTS or else the first table."""
     with fits.open(path) as hdus:
         tables = {
-            number: hdu.name
-            for number, hdu in enumerate(hdus)
-            if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
+            number: hdu.name for number, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         }
     if not tables:
         raise ValueError("the FITS file holds no table")

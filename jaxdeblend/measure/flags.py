@@ -22,7 +22,7 @@ class Flag(enum.IntFlag):
     MASKED_PIXELS = 8
     """Unusable pixels lie within one PSF half-width of the position in some band."""
     MISSING_BAND = 16
-    """At least one band has no usable pixel under the source; its flux error there is infinite."""
+    """At least one band has no usable pixel within one PSF half-width; its flux error there is huge, or infinite."""
     SHARED_POSITION = 32
     """Another source lies within half a pixel; only the sum of the two is well measured."""
     NO_FLUX = 64

@@ -3,12 +3,14 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from ..fit.initialize import lies_inside
 from ..fit.loop import RESULTS
 from ..fit.render import render_sources
+from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
-from ..model.blend import Blend
+from ..model.blend import Blend, Stack
 from ..ops import apportion, moments
 from .flags import Flag
 
@@ -25,6 +27,14 @@ class Apportioned(eqx.Module):
         Each source's share of the image; padding sources get nothing.
     unassigned
         The rest: ``children.sum(axis=0) + unassigned`` is the image.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> shares = jd.Apportioned(children=jnp.ones((2, 1, 4, 4)), unassigned=jnp.zeros((1, 4, 4)))
+    >>> float(shares.children.sum(axis=0)[0, 0, 0])
+    2.0
     """
 
     children: Float[Array, "source band y x"]
@@ -41,7 +51,7 @@ class Measurements(eqx.Module):
     blendedness
         See `jaxdeblend.ops.apportion.blendedness`.
     center
-        Fitted position (y, x) in pixels.
+        Fitted position (y, x) in pixels; the detected one for a source outside the image.
     moments
         Second moments (Q_yy, Q_yx, Q_xx) of the band-averaged shape, less those of the model-space PSF, square
         pixels.
@@ -51,13 +61,13 @@ class Measurements(eqx.Module):
         Bits of `Flag`.
     """
 
-    flux: Float[Array, "source band"]
-    flux_err: Float[Array, "source band"]
-    blendedness: Float[Array, "source band"]
-    center: Float[Array, "source 2"]
-    moments: Float[Array, "source 3"]
-    n_components: Int[Array, " source"]
-    flags: Int[Array, " source"]
+    flux: Float[AnyArray, "source band"]
+    flux_err: Float[AnyArray, "source band"]
+    blendedness: Float[AnyArray, "source band"]
+    center: Float[AnyArray, "source 2"]
+    moments: Float[AnyArray, "source 3"]
+    n_components: Int[AnyArray, " source"]
+    flags: Int[AnyArray, " source"]
 
 
 def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
@@ -88,13 +98,18 @@ def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
     >>> bool(jnp.allclose(shares.children.sum(axis=0) + shares.unassigned, obs.images))
     True
     """
-    models = _visible(blend, render_sources(blend, obs))
+    return _apportion_flux(blend, obs)
+
+
+@eqx.filter_jit
+def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
+    models = _visible(blend, obs)
     floor = 0.01 * obs.background_rms[:, None, None]
-    children, rest = apportion.apportion(models, obs.images, obs.weights > 0, floor)
+    children, rest = apportion.apportion(models, jnp.asarray(obs.images), jnp.asarray(obs.weights > 0), floor)
     return Apportioned(children, rest)
 
 
-def measure_arrays(blend: Blend, obs: Observation, status: Int[Array, ""] | int = 0) -> Measurements:
+def measure_arrays(blend: Blend, obs: Observation, status: Int[AnyArray, ""] | int = 0) -> Measurements:
     """Measure every source of a blend.
 
     Parameters
@@ -111,18 +126,19 @@ def measure_arrays(blend: Blend, obs: Observation, status: Int[Array, ""] | int 
     Measurements
         One entry per source, padding included (its values mean nothing).
     """
-    models = _visible(blend, render_sources(blend, obs))
+    models = _visible(blend, obs)
     shapes = _unit_shapes(blend)
     flux = _fluxes(blend)
+    detected = jnp.asarray(blend.center_prior.mean)
     flags = _flags(blend, obs, flux, models, jnp.asarray(status))
     lost = (flags & (Flag.OUTSIDE_IMAGE | Flag.NO_DATA | Flag.NON_FINITE)) != 0
     return Measurements(
         flux=jnp.where(lost[:, None], jnp.nan, flux),
         flux_err=jnp.where(lost[:, None], jnp.nan, flux_errors(blend, obs)),
         blendedness=jax.vmap(apportion.blendedness, in_axes=1, out_axes=1)(models),
-        center=blend.centers,
-        moments=jax.vmap(moments.second_moments)(shapes) - _psf_moments(obs, shapes.shape[-1]),
-        n_components=sum(_membership(blend, stack).sum(axis=1) for stack in blend.stacks).astype(int),
+        center=jnp.where(lies_inside(detected, obs)[:, None], blend.centers, detected),
+        moments=jax.vmap(moments.second_moments)(shapes) - _psf_moments(obs, shapes.shape[-1])[None, :],
+        n_components=_n_components(blend),
         flags=flags,
     )
 
@@ -148,9 +164,9 @@ def flux_errors(blend: Blend, obs: Observation) -> Float[Array, "source band"]:
     shapes = _placed(blend, _unit_shapes(blend), obs)
     observed = jax.vmap(lambda frame: obs.convolve(jnp.broadcast_to(frame, obs.images.shape)))(shapes)
 
-    def one_band(model: Array, weights: Array) -> Array:
+    def one_band(model: Array, weights: AnyArray) -> Array:
         flat = model.reshape(model.shape[0], -1)
-        return _marginal_errors((flat * weights.reshape(-1)) @ flat.T)
+        return _marginal_errors((flat * weights.reshape(1, -1)) @ flat.T)
 
     return jax.vmap(one_band, in_axes=(1, 0), out_axes=1)(observed, obs.weights)
 
@@ -161,52 +177,60 @@ def _marginal_errors(fisher: Float[Array, "n n"]) -> Float[Array, " n"]:
     known = diagonal > 0
     scale = jnp.sqrt(jnp.where(known, diagonal, 1.0))
     correlation = jnp.where(known[:, None] & known[None, :], fisher / scale[:, None] / scale[None, :], 0.0)
-    unit = jnp.eye(fisher.shape[0], dtype=fisher.dtype)
-    inverse = jnp.linalg.inv(correlation + jnp.where(known, 1e-6, 1.0) * unit)
+    inverse = jnp.linalg.inv(correlation + jnp.diag(jnp.where(known, 1e-6, 1.0).astype(fisher.dtype)))
     return jnp.where(known, jnp.sqrt(jnp.maximum(jnp.diagonal(inverse), 1.0)) / scale, jnp.inf)
 
 
-def _membership(blend: Blend, stack: eqx.Module) -> Float[Array, "source component"]:
+def _membership(blend: Blend, stack: Stack) -> Float[Array, "source component"]:
     """1 where a component belongs to a source."""
     member = stack.source[None, :] == jnp.arange(blend.centers.shape[0])[:, None]
     return (member & stack.active[None, :]).astype(blend.centers.dtype)
 
 
+def _n_components(blend: Blend) -> Int[Array, " source"]:
+    """Number of components of each source."""
+    numbers = [_membership(blend, stack).sum(axis=1) for stack in blend.stacks]
+    return jnp.stack(numbers).sum(axis=0).astype(int)
+
+
 def _fluxes(blend: Blend) -> Float[Array, "source band"]:
     """Total flux of each source's model."""
-    total = 0.0
+    fluxes = []
     for stack in blend.stacks:
         spectra, images = stack.terms()
-        total = total + jnp.einsum("nc,ctb,ctyx->nb", _membership(blend, stack), spectra, images)
-    return total
+        fluxes.append(jnp.einsum("nc,ctb,ctyx->nb", _membership(blend, stack), spectra, images))
+    return jnp.stack(fluxes).sum(axis=0)
 
 
 def _unit_shapes(blend: Blend) -> Float[Array, "source s s"]:
     """Band-averaged shape of each source on its own grid, unit sum; a point for a source without flux."""
-    edge = max(stack.terms()[1].shape[-1] for stack in blend.stacks)
-    total = 0.0
-    for stack in blend.stacks:
-        spectra, images = stack.terms()
+    terms = [stack.terms() for stack in blend.stacks]
+    edge = max(images.shape[-1] for _, images in terms)
+    shapes = []
+    for stack, (spectra, images) in zip(blend.stacks, terms, strict=True):
         pad = (edge - images.shape[-1]) // 2
         images = jnp.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-        weight = spectra.mean(axis=-1)
-        total = total + jnp.einsum("nc,ct,ctyx->nyx", _membership(blend, stack), weight, images)
+        shapes.append(jnp.einsum("nc,ct,ctyx->nyx", _membership(blend, stack), spectra.mean(axis=-1), images))
+    total = jnp.stack(shapes).sum(axis=0)
     flux = total.sum(axis=(-2, -1), keepdims=True)
-    point = jnp.zeros((edge, edge)).at[edge // 2, edge // 2].set(1.0)
+    point = jnp.zeros((1, edge, edge), total.dtype).at[0, edge // 2, edge // 2].set(1.0)
     return jnp.where(flux > 0, total / jnp.where(flux > 0, flux, 1.0), point)
 
 
 def _placed(blend: Blend, shapes: Float[Array, "source s s"], obs: Observation) -> Float[Array, "source y x"]:
     rows, columns = blend.placements(shapes.shape[-1], obs.extent)
-    return jnp.einsum("nys,nst,nxt->nyx", rows, shapes, columns) * blend.active[:, None, None]
+    frames = jnp.einsum("nys,nst,nxt->nyx", rows, shapes, columns)
+    return jnp.where(blend.active[:, None, None], frames, 0.0)
 
 
 def _psf_moments(obs: Observation, edge: int) -> Float[Array, "3"]:
     return moments.second_moments(obs.model_psf.stamp(min(edge, obs.model_psf.edge))[0])
 
 
-def _visible(blend: Blend, models: Float[Array, "source band y x"]) -> Float[Array, "source band y x"]:
-    return jnp.where(blend.active[:, None, None, None], models, 0.0)
+def _visible(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
+    """Each source as observed, dark if it is padding; in all bands even of a blend without sources."""
+    models = jnp.where(blend.active[:, None, None, None], render_sources(blend, obs), 0.0)
+    return jnp.broadcast_to(models, (len(models), *obs.images.shape))
 
 
 def _flags(
@@ -217,40 +241,45 @@ def _flags(
     status: Int[Array, ""],
 ) -> Int[Array, " source"]:
     """All flags of all sources."""
+    inside = lies_inside(jnp.asarray(blend.center_prior.mean), obs)
     reach = jnp.maximum(0.5 * obs.psf.fwhm().max(), 1.0)
-    near = _distance(blend.centers, obs.shape) <= reach
-    core = _distance(blend.centers, obs.shape) <= jnp.sqrt(0.5)
-    inside = jnp.arange(obs.shape[0])[:, None] < obs.extent[0]
-    near = near & inside & (jnp.arange(obs.shape[1])[None, :] < obs.extent[1])
+    end = obs.extent.astype(obs.images.dtype)[None, :] - 1
+    border = jnp.minimum(blend.centers, end - blend.centers).min(axis=1)
+    near, central = _surroundings(blend, obs, reach)
     good = obs.weights > 0
+    usable = jnp.einsum("nyx,byx->nb", near, good, preferred_element_type=obs.images.dtype)
     chi2 = obs.weights * (obs.images - models.sum(axis=0)) ** 2
-    usable = jnp.einsum("nyx,byx->nb", near.astype(chi2.dtype), good.astype(chi2.dtype))
     local = jnp.einsum("nyx,byx->n", near.astype(chi2.dtype), chi2) / jnp.maximum(usable.sum(axis=1), 1.0)
-    border = jnp.minimum(blend.centers, obs.extent - 1 - blend.centers).min(axis=1)
-    masked_center = ~jnp.any(core[:, None] & good[None], axis=(1, 2, 3))
     conditions = {
-        Flag.OUTSIDE_IMAGE: border < -0.5,
-        Flag.EDGE: (border >= -0.5) & (border < reach),
-        Flag.MASKED_CENTER: (border >= -0.5) & masked_center,
-        Flag.MASKED_PIXELS: jnp.any(near[:, None] & ~good[None], axis=(1, 2, 3)),
-        Flag.MISSING_BAND: jnp.any(usable == 0, axis=1),
-        Flag.SHARED_POSITION: _shares_position(blend),
+        Flag.OUTSIDE_IMAGE: ~inside,
+        Flag.EDGE: inside & (border < reach),
+        Flag.MASKED_CENTER: inside & ~jnp.any(central[:, None] & good[None], axis=(1, 2, 3)),
+        Flag.MASKED_PIXELS: inside & jnp.any(near[:, None] & ~good[None], axis=(1, 2, 3)),
+        Flag.MISSING_BAND: inside & jnp.any(usable == 0, axis=1),
+        Flag.SHARED_POSITION: inside & _shares_position(blend),
         Flag.NO_FLUX: jnp.all(flux <= 0, axis=1),
-        Flag.NOT_CONVERGED: jnp.broadcast_to(status == RESULTS.MAX_STEPS, border.shape),
-        Flag.NON_FINITE: jnp.broadcast_to(status == RESULTS.NON_FINITE, border.shape),
-        Flag.NO_DATA: jnp.broadcast_to(status == RESULTS.NO_DATA, border.shape),
-        Flag.POOR_FIT: local > POOR_FIT,
+        Flag.NOT_CONVERGED: status == RESULTS.MAX_STEPS,
+        Flag.NON_FINITE: status == RESULTS.NON_FINITE,
+        Flag.NO_DATA: (status == RESULTS.NO_DATA) | ~jnp.any(good),
+        Flag.POOR_FIT: inside & (local > POOR_FIT),
     }
-    return sum(jnp.where(condition, flag.value, 0) for flag, condition in conditions.items())
+    bits = [jnp.broadcast_to(jnp.where(met, flag.value, 0), inside.shape) for flag, met in conditions.items()]
+    return jnp.stack(bits).sum(axis=0, dtype=int)
 
 
-def _distance(centers: Float[Array, "source 2"], shape: tuple[int, int]) -> Float[Array, "source y x"]:
-    y = jnp.arange(shape[0])[None, :, None] - centers[:, 0, None, None]
-    x = jnp.arange(shape[1])[None, None, :] - centers[:, 1, None, None]
-    return jnp.hypot(y, x)
+def _surroundings(
+    blend: Blend, obs: Observation, reach: Float[Array, ""]
+) -> tuple[Bool[Array, "source y x"], Bool[Array, "source y x"]]:
+    """Pixels within a radius of each source, and the one (on its border: all) on which it lies; no padding."""
+    bottom, right = obs.extent.astype(obs.images.dtype)
+    rows, columns = (jnp.arange(n, dtype=obs.images.dtype) for n in obs.shape)
+    real = (rows < bottom)[:, None] & (columns < right)[None, :]
+    y = rows[None, :, None] - blend.centers[:, 0, None, None]
+    x = columns[None, None, :] - blend.centers[:, 1, None, None]
+    return real[None] & (jnp.hypot(y, x) <= reach), real[None] & (jnp.abs(y) <= 0.5) & (jnp.abs(x) <= 0.5)
 
 
-def _shares_position(blend: Blend) -> Array:
+def _shares_position(blend: Blend) -> Bool[Array, " source"]:
     difference = blend.center_prior.mean[:, None] - blend.center_prior.mean[None, :]
     close = (difference**2).sum(axis=-1) < 0.25
     others = ~jnp.eye(len(difference), dtype=bool) & blend.active[None, :]

@@ -1,13 +1,15 @@
 """Measurements as an astropy table: the public edge of the room."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import numpy as np
 from astropy import units
-from astropy.table import QTable
+from astropy.table import Column, QTable
+from jaxtyping import Int
 
 from ..fit.loop import RESULTS
+from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from .photometry import Measurements, measure_jit
@@ -16,7 +18,13 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 
-def measure(blend: Blend, obs: Observation, *, status: int = RESULTS.CONVERGED, wcs: "WCS | None" = None) -> QTable:
+def measure(
+    blend: Blend,
+    obs: Observation,
+    *,
+    status: Int[AnyArray, ""] | int = RESULTS.CONVERGED,
+    wcs: "WCS | None" = None,
+) -> QTable:
     """Measure every source of a blend.
 
     Parameters
@@ -47,11 +55,21 @@ def measure(blend: Blend, obs: Observation, *, status: int = RESULTS.CONVERGED, 
     >>> float(jd.measure(blend, obs)["flux_r"][0])
     30.0
     """
+    _check(blend, obs)
     active = np.asarray(blend.active)
     if not active.any():
         return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs)
-    values = measure_jit(blend, obs, status)
+    values = measure_jit(blend, obs, np.asarray(status))
     return table_of(_select(values, active), obs.bands, wcs=wcs)
+
+
+def _check(blend: Blend, obs: Observation) -> None:
+    """The observation must be one that the blend was made for."""
+    if blend.frame != obs.shape:
+        raise ValueError(f"obs: got shape {obs.shape} for a blend of the frame {blend.frame}; give its own observation.")
+    n_bands = {stack.terms()[0].shape[-1] for stack in blend.stacks}
+    if n_bands and n_bands != {len(obs.bands)}:
+        raise ValueError(f"obs: got {len(obs.bands)} bands for a blend of {n_bands.pop()}; give its own observation.")
 
 
 def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" = None) -> QTable:
@@ -73,7 +91,8 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
     """
     center = np.asarray(values.center, dtype=float)
     table = QTable({"id": np.arange(len(center)), "x": center[:, 1], "y": center[:, 0]})
-    table["x"].unit = table["y"].unit = units.pix
+    for name in ("x", "y"):
+        cast(Column, table[name]).unit = units.pix
     if wcs is not None:
         sky = wcs.pixel_to_world_values(center[:, 1], center[:, 0])
         table["ra"], table["dec"] = (np.asarray(angle, dtype=float) * units.deg for angle in sky)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..instrument.host import AnyArray
 from ..ops import stamps
 from .component import AbstractComponent
 from .parameter import parameters
@@ -35,8 +36,8 @@ class Stack(eqx.Module):
     """
 
     component: AbstractComponent
-    source: Int[Array, " component"]
-    active: Bool[Array, " component"]
+    source: Int[AnyArray, " component"]
+    active: Bool[AnyArray, " component"]
 
     def terms(self) -> tuple[Float[Array, "component term band"], Float[Array, "component term s s"]]:
         """Terms of each component; those of padding are dark."""
@@ -85,10 +86,10 @@ class Blend(eqx.Module):
     (2, 2.0)
     """
 
-    centers: Float[Array, "source 2"]
+    centers: Float[AnyArray, "source 2"]
     center_prior: CenterPrior
     stacks: tuple[Stack, ...]
-    active: Bool[Array, " source"]
+    active: Bool[AnyArray, " source"]
     frame: tuple[int, int] = eqx.field(static=True)
 
     @classmethod
@@ -133,15 +134,15 @@ class Blend(eqx.Module):
         components = []
         for stack in self.stacks:
             for k in np.flatnonzero((np.asarray(stack.source) == number) & np.asarray(stack.active)):
-                components.append(jax.tree.map(lambda leaf, k=k: leaf[k], stack.component))
+                components.append(jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stack.component))
         return Source(
             self.centers[number],
             tuple(components),
-            center_error=self.center_prior.sigma[number],
+            center_error=jnp.asarray(self.center_prior.sigma[number]),
             frame=self.frame,
         )
 
-    def cube(self, extent: Int[Array, "2"] | None = None) -> Float[Array, "band y x"]:
+    def cube(self, extent: Int[AnyArray, "2"] | None = None) -> Float[Array, "band y x"]:
         """All sources in model space, before the PSF.
 
         Parameters
@@ -149,14 +150,18 @@ class Blend(eqx.Module):
         extent
             Number of rows and columns that are real; the model is zero beyond. None: all.
         """
+        if not self.stacks:  # no source knows the bands: one dark image stands for all
+            return jnp.zeros((1, *self.frame))
         cubes = []
         for stack in self.stacks:
             spectra, frames = self._frames(stack, extent)
             cubes.append(jnp.einsum("ctb,ctyx->byx", spectra, frames))
         return sum(cubes[1:], start=cubes[0])
 
-    def source_cubes(self, extent: Int[Array, "2"] | None = None) -> Float[Array, "source band y x"]:
+    def source_cubes(self, extent: Int[AnyArray, "2"] | None = None) -> Float[Array, "source band y x"]:
         """Each source in model space, before the PSF."""
+        if not self.stacks:
+            return jnp.zeros((0, 1, *self.frame))
         cubes = []
         for stack in self.stacks:
             spectra, frames = self._frames(stack, extent)
@@ -165,7 +170,7 @@ class Blend(eqx.Module):
         return sum(cubes[1:], start=cubes[0])
 
     def _frames(
-        self, stack: Stack, extent: Int[Array, "2"] | None
+        self, stack: Stack, extent: Int[AnyArray, "2"] | None
     ) -> tuple[Float[Array, "component term band"], Float[Array, "component term y x"]]:
         """Spectra of a stack's terms, and their stamps placed into the frame."""
         spectra, images = stack.terms()
@@ -174,13 +179,14 @@ class Blend(eqx.Module):
         return spectra, frames
 
     def placements(
-        self, edge: int, extent: Int[Array, "2"] | None
+        self, edge: int, extent: Int[AnyArray, "2"] | None
     ) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
+        """Matrices that place a stamp of this edge at each source's centre, along y and x."""
         matrices = []
         for axis, size in enumerate(self.frame):
             matrix = jax.vmap(lambda c, size=size: stamps.placement(c, size, edge))(self.centers[:, axis])
             if extent is not None:
-                matrix = jnp.where(jnp.arange(size)[None, :, None] < extent[axis], matrix, 0.0)
+                matrix = jnp.where(jnp.arange(size, dtype=extent.dtype)[None, :, None] < extent[axis], matrix, 0.0)
             matrices.append(matrix)
         return matrices[0], matrices[1]
 
@@ -193,7 +199,9 @@ class Blend(eqx.Module):
         """Log-probability of shapes and centres."""
         shapes = sum((stack.log_prior(rms) for stack in self.stacks), start=jnp.zeros(()))
         free = self.active & (self.center_prior.sigma > 0)
-        prior = CenterPrior(self.center_prior.mean, jnp.where(free, self.center_prior.sigma, 1.0))
+        # a detected position that is not finite belongs to a dark source; it must not reach the gradient
+        detected = jnp.where(free[:, None], self.center_prior.mean, 0.0)
+        prior = CenterPrior(detected, jnp.where(free, self.center_prior.sigma, 1.0))
         return shapes + jnp.sum(jnp.where(free, prior.log_prob(self.centers), 0.0))
 
     def step_sizes(self, rms: Float[Array, " band"]) -> "Blend":

@@ -24,6 +24,32 @@ class AbstractComponent(eqx.Module):
 
     To add a source model, subclass this; all methods are written for one component, and lifted over the components
     of a blend and the blends of a batch.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> from jaxdeblend.model.parameter import parameters
+    >>> from jaxtyping import Array, Float
+    >>> class Binary(jd.AbstractComponent):
+    ...
+    ...     spectra: Float[Array, "2 band"]
+    ...
+    ...     def terms(self):
+    ...         points = jnp.zeros((2, 3, 3)).at[0, 1, 0].set(1.0).at[1, 1, 2].set(1.0)
+    ...         return self.spectra, points
+    ...
+    ...     def project(self, rms):
+    ...         return Binary(jnp.maximum(self.spectra, 0.0))
+    ...
+    ...     def log_prior(self, rms):
+    ...         return jnp.zeros(())
+    ...
+    ...     def step_sizes(self, rms):
+    ...         return parameters(self, spectra=0.1 * rms[None])
+    >>> stars = jd.Source((8, 8), (Binary(jnp.array([[1.0, 2.0], [3.0, 1.0]])),), frame=(17, 17))
+    >>> stars.flux, round(float(stars.render()[0, 8, 9]), 5)
+    (Array([4., 3.], dtype=float32), 3.0)
     """
 
     @abc.abstractmethod
@@ -41,10 +67,6 @@ class AbstractComponent(eqx.Module):
     @abc.abstractmethod
     def step_sizes(self, rms: Float[Array, " band"]) -> Self:
         """Step of the optimizer for each fitted array, None for what is not fitted."""
-
-    @abc.abstractmethod
-    def with_spectra(self, spectra: Float[Array, "term band"]) -> Self:
-        """The component with the spectra of its terms replaced, for linear solutions of the fluxes."""
 
 
 class FactorizedComponent(AbstractComponent):
@@ -86,11 +108,6 @@ class FactorizedComponent(AbstractComponent):
         """Those of spectrum and morphology."""
         steps = self.spectrum.step_sizes(rms), self.morphology.step_sizes()
         return parameters(self, spectrum=steps[0], morphology=steps[1])
-
-    def with_spectra(self, spectra: Float[Array, "1 band"]) -> "FactorizedComponent":
-        """The component with another spectrum."""
-        spectrum = eqx.tree_at(lambda s: s.amplitude, self.spectrum, spectra[0])
-        return FactorizedComponent(spectrum, self.morphology)
 
     def _noise(self, rms: Float[Array, " band"]) -> Float[Array, ""]:
         """Background noise in units of the morphology, in the band where it is smallest."""
@@ -146,7 +163,3 @@ class CubeComponent(AbstractComponent):
         """A hundredth of each band's maximum, or a tenth of its noise where that is more."""
         step = jnp.maximum(0.01 * self.cube.max(axis=(-2, -1)), 0.1 * rms)
         return parameters(self, cube=step[:, None, None])
-
-    def with_spectra(self, spectra: Float[Array, "band band"]) -> "CubeComponent":
-        """Each band scaled by its diagonal entry."""
-        return CubeComponent(self.cube * jnp.diagonal(spectra)[:, None, None], self.constraints)

@@ -14,7 +14,23 @@ from ..ops import monotone, prox
 
 
 class AbstractConstraint(eqx.Module):
-    """A projection of a stamp onto a set."""
+    """A projection of a stamp onto a set.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> class Below(jd.AbstractConstraint):
+    ...
+    ...     level: float
+    ...
+    ...     def project(self, image, noise):
+    ...         return jnp.minimum(image, self.level)
+    >>> morphology = jd.ImageMorphology(jnp.array([[8.0]]), (Below(2.0),))
+    >>> projected, factor = morphology.project(jnp.asarray(0.1))
+    >>> float(factor)                                   # which goes into the spectrum
+    2.0
+    """
 
     @abc.abstractmethod
     def project(self, image: Float[Array, "s s"], noise: Float[Array, ""]) -> Float[Array, "s s"]:

@@ -5,7 +5,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 Module = TypeVar("Module", bound=eqx.Module)
 

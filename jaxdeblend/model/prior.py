@@ -11,9 +11,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..instrument.host import AnyArray
+
 
 class AbstractPrior(eqx.Module):
-    """Log-probability of a morphology."""
+    """Log-probability of a morphology.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> class Faint(jd.AbstractPrior):
+    ...
+    ...     def log_prob(self, image, noise):
+    ...         return -0.5 * jnp.sum((image / noise) ** 2)
+    >>> galaxy = jd.ExtendedSource((8, 8), jnp.ones(3), jnp.ones((3, 3)), priors=(Faint(),))
+    >>> blend = jd.Blend.of([galaxy], frame=(16, 16))
+    >>> round(float(blend.log_prior(jnp.full(3, 0.5))), 4)
+    -18.0
+    """
 
     @abc.abstractmethod
     def log_prob(self, image: Float[Array, "s s"], noise: Float[Array, ""]) -> Float[Array, ""]:
@@ -94,9 +111,9 @@ class CenterPrior(eqx.Module):
     -0.5
     """
 
-    mean: Float[Array, "source 2"]
-    sigma: Float[Array, " source"]
+    mean: Float[AnyArray, "source 2"]
+    sigma: Float[AnyArray, " source"]
 
-    def log_prob(self, centers: Float[Array, "source 2"]) -> Float[Array, " source"]:
+    def log_prob(self, centers: Float[AnyArray, "source 2"]) -> Float[Array, " source"]:
         """-½ |c - c₀|² / σ² of each source."""
-        return -0.5 * jnp.sum((centers - self.mean) ** 2, axis=-1) / self.sigma**2
+        return -0.5 * jnp.sum((jnp.asarray(centers) - self.mean) ** 2, axis=-1) / self.sigma**2

@@ -1,10 +1,13 @@
 """Sources: a centre, and the components around it."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..instrument.box import Box
+from ..instrument.host import AnyArray
 from ..instrument.psf import AbstractPSF, GaussianPSF
 from ..ops import stamps
 from .component import AbstractComponent, FactorizedComponent
@@ -12,9 +15,6 @@ from .constraint import AbstractConstraint, CenterKept, Monotonic, Positive
 from .morphology import ImageMorphology, PointMorphology
 from .prior import AbstractPrior, SymmetricPrior
 from .spectrum import FreeSpectrum
-
-DEFAULT_CONSTRAINTS = (Positive(), Monotonic(), CenterKept())
-"""Constraints of an extended source, in the order in which they are applied."""
 
 
 class Source(eqx.Module):
@@ -51,7 +51,7 @@ class Source(eqx.Module):
         center: object,
         components: tuple[AbstractComponent, ...],
         *,
-        center_error: float | Array = 0.0,
+        center_error: float | AnyArray = 0.0,
         frame: tuple[int, int] | None = None,
     ):
         if not components:
@@ -81,7 +81,7 @@ class Source(eqx.Module):
 
     @property
     def box(self) -> Box:
-        """Pixels that the source's largest stamp touches (it may reach beyond the frame)."""
+        """Pixels under the source's largest stamp, without the ripples of its interpolation; may reach beyond the frame."""
         edge = max(stamp.shape[-1] for stamp in self.morphology) + 2
         y, x = (int(round(float(c))) - edge // 2 for c in self.center)
         return Box((y, x), (edge, edge))
@@ -108,7 +108,7 @@ class Source(eqx.Module):
 
 def PointSource(  # noqa: N802
     center: object,
-    flux: Float[Array, " band"],
+    flux: Float[AnyArray, " band"] | Sequence[float],
     *,
     edge: int = 15,
     model_psf: AbstractPSF | None = None,
@@ -151,10 +151,10 @@ def PointSource(  # noqa: N802
 
 def ExtendedSource(  # noqa: N802
     center: object,
-    spectrum: Float[Array, " band"] | Float[Array, "component band"],
-    morphology: Float[Array, "s s"] | Float[Array, "component s s"],
+    spectrum: Float[AnyArray, " band"] | Float[AnyArray, "component band"] | Sequence[float],
+    morphology: Float[AnyArray, "y x"] | Float[AnyArray, "component y x"],
     *,
-    constraints: tuple[AbstractConstraint, ...] = DEFAULT_CONSTRAINTS,
+    constraints: tuple[AbstractConstraint, ...] | None = None,
     priors: tuple[AbstractPrior, ...] | None = None,
     center_error: float = 0.0,
     frame: tuple[int, int] | None = None,
@@ -170,7 +170,8 @@ def ExtendedSource(  # noqa: N802
     morphology
         Stamp with odd edge about the centre, (y, x) or (component, y, x).
     constraints
-        Constraints on each morphology.
+        Constraints on each morphology, in the order in which they are applied; by default `Positive`, `Monotonic` and
+        `CenterKept`.
     priors
         Priors on each morphology; by default `SymmetricPrior`.
     center_error
@@ -199,6 +200,7 @@ def ExtendedSource(  # noqa: N802
             f"morphology: got shape {images.shape} for {len(spectra)} spectra; give one square stamp of odd edge "
             "for each spectrum."
         )
+    constraints = (Positive(), Monotonic(), CenterKept()) if constraints is None else constraints
     priors = (SymmetricPrior(),) if priors is None else priors
     components = tuple(
         FactorizedComponent(FreeSpectrum(values), ImageMorphology(image, constraints, priors))

@@ -14,7 +14,36 @@ FLOOR = 1e-12
 
 
 class AbstractSpectrum(eqx.Module):
-    """Brightness of a component's peak in each band, in image units."""
+    """Brightness of a component's peak in each band, in image units.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> from jaxdeblend.model.parameter import parameters
+    >>> from jaxtyping import Array, Float
+    >>> class PowerLaw(jd.AbstractSpectrum):
+    ...
+    ...     brightness: Float[Array, ""]
+    ...     slope: Float[Array, ""]
+    ...     wavelengths: Float[Array, " band"]
+    ...
+    ...     def values(self):
+    ...         return self.brightness * self.wavelengths**self.slope
+    ...
+    ...     def scaled(self, factor):
+    ...         return PowerLaw(self.brightness * factor, self.slope, self.wavelengths)
+    ...
+    ...     def project(self, rms):
+    ...         return PowerLaw(jnp.maximum(self.brightness, 0.0), self.slope, self.wavelengths)
+    ...
+    ...     def step_sizes(self, rms):
+    ...         return parameters(self, brightness=0.1 * rms.min(), slope=0.01)
+    >>> spectrum = PowerLaw(jnp.asarray(5.0), jnp.asarray(2.0), jnp.array([1.0, 2.0]))
+    >>> component = jd.FactorizedComponent(spectrum, jd.ImageMorphology(jnp.ones((1, 1))))
+    >>> jd.Source((8, 8), (component,)).flux
+    Array([ 5., 20.], dtype=float32)
+    """
 
     @abc.abstractmethod
     def values(self) -> Float[Array, " band"]:

@@ -38,8 +38,8 @@ def apportion(
     positive = jnp.maximum(models, 0.0)
     total = positive.sum(axis=0)
     assigned = good & (total > floor)
-    share = positive / jnp.where(assigned, total, 1.0)
-    children = jnp.where(assigned, share * image, 0.0)
+    share = positive / jnp.where(assigned, total, 1.0)[None]
+    children = jnp.where(assigned[None], share * image[None], 0.0)
     return children, image - children.sum(axis=0)
 
 
@@ -69,8 +69,8 @@ def blendedness(
     """
     positive = jnp.maximum(models, 0.0)
     # in units of each model's maximum: squares of fluxes leave the range of float32 easily
-    own = positive / _safe(positive.max(axis=(-2, -1), keepdims=True))
-    everything = positive.sum(axis=0) / _safe(positive.max(axis=(-2, -1), keepdims=True))
+    peak = _safe(positive.max(axis=(-2, -1), keepdims=True))
+    own, everything = positive / peak, positive.sum(axis=0, keepdims=True) / peak
     self_overlap, overlap = (own**2).sum(axis=(-2, -1)), (own * everything).sum(axis=(-2, -1))
     return jnp.where(overlap > 0, 1 - self_overlap / _safe(overlap), 0.0)
 

@@ -111,8 +111,8 @@ def kernel_transform(
 
 
 def convolve(
-    image: Float[Array, "*batch y x"], transform: Complex[Array, "*batch ky kx"], fft_shape: tuple[int, int]
-) -> Float[Array, "*batch y x"]:
+    image: Float[Array, "*#batch y x"], transform: Complex[Array, "*#batch ky kx"], fft_shape: tuple[int, int]
+) -> Float[Array, "*#batch y x"]:
     """Linear convolution (k * f)(p) = Σ_q k(q) f(p - q), cropped to the image ("same").
 
     The image is taken as zero outside its frame.
@@ -145,8 +145,8 @@ def convolve(
 
 
 def correlate(
-    image: Float[Array, "*batch y x"], transform: Complex[Array, "*batch ky kx"], fft_shape: tuple[int, int]
-) -> Float[Array, "*batch y x"]:
+    image: Float[Array, "*#batch y x"], transform: Complex[Array, "*#batch ky kx"], fft_shape: tuple[int, int]
+) -> Float[Array, "*#batch y x"]:
     """Correlation (k ⋆ f)(p) = Σ_q k(q) f(p + q): the exact adjoint of `convolve`.
 
     Parameters

@@ -49,10 +49,10 @@ def ring_sweep(stamp: Float[Array, "s s"]) -> Float[Array, "s s"]:
     sides = _to_sides(stamp, radius)
     inner = jnp.full((4, stamp.shape[-1]), stamp[radius, radius])
 
-    def step(inner, ring):
+    def step(inner: Array, ring: tuple[Array, Array]) -> tuple[Array, Array]:
         side, r = ring
         t = jnp.minimum(jnp.abs(offset) / r, 1.0).astype(stamp.dtype)[None, :]
-        towards_axis = jnp.where(offset > 0, jnp.roll(inner, 1, axis=-1), jnp.roll(inner, -1, axis=-1))
+        towards_axis = jnp.where(offset[None, :] > 0, jnp.roll(inner, 1, axis=-1), jnp.roll(inner, -1, axis=-1))
         projected = jnp.minimum(side, (1 - t) * inner + t * towards_axis)
         return projected, projected
 
@@ -107,13 +107,13 @@ def weighted_sweep(stamp: Float[Array, "s s"]) -> Float[Array, "s s"]:
     fronts, valid, neighbours, weights = _wavefronts(stamp.shape[-1])
     flat = stamp.reshape(-1)
 
-    def step(flat, front):
+    def step(flat: Array, front: tuple[Array, ...]) -> tuple[Array, None]:
         pixel, use, around, weight = front
-        limit = jnp.sum(jnp.asarray(weight, flat.dtype) * flat[around], axis=-1)
+        limit = jnp.sum(weight * flat[around], axis=-1)
         new = jnp.minimum(flat[pixel], limit)
         return flat.at[jnp.where(use, pixel, flat.size)].set(new, mode="drop"), None
 
-    tables = (jnp.asarray(fronts), jnp.asarray(valid), jnp.asarray(neighbours), jnp.asarray(weights))
+    tables = (jnp.asarray(fronts), jnp.asarray(valid), jnp.asarray(neighbours), jnp.asarray(weights, stamp.dtype))
     flat, _ = jax.lax.scan(step, flat, tables)
     return flat.reshape(stamp.shape)
 
@@ -148,4 +148,4 @@ def _wavefronts(
         members = np.flatnonzero(level == k)
         fronts[k - 1, : len(members)] = members
         valid[k - 1, : len(members)] = True
-    return fronts, valid, neighbours[fronts], weights[fronts].astype(np.float32)
+    return fronts, valid, neighbours[fronts], weights[fronts]

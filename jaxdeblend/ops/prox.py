@@ -88,7 +88,7 @@ def connected(image: Float[Array, "y x"]) -> Float[Array, "y x"]:
     y, x = (edge // 2 for edge in image.shape)
     seed = jnp.zeros(image.shape, dtype=bool).at[y, x].set(allowed[y, x])
 
-    def grow(state):
+    def grow(state: tuple[Array, Array]) -> tuple[Array, Array]:
         mask, _ = state
         padded = jnp.pad(mask, 1)
         neighbours = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

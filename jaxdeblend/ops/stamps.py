@@ -41,8 +41,8 @@ def lanczos(x: Float[Array, "..."], order: int = LANCZOS_ORDER) -> Float[Array, 
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> [round(float(v), 3) for v in lanczos(jnp.array([0.0, 0.5, 1.0]))]
-    [1.0, 0.626, 0.0]
+    >>> [round(float(v), 3) for v in lanczos(jnp.array([0.0, 0.5, 1.5]))]
+    [1.0, 0.626, -0.182]
     """
     return jnp.where(jnp.abs(x) < order, jnp.sinc(x) * jnp.sinc(x / order), 0.0)
 
@@ -74,8 +74,9 @@ def placement(
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> placement(jnp.asarray(2.0), 5, 3) @ jnp.array([1.0, 2.0, 1.0])
-    Array([0., 1., 2., 1., 0.], dtype=float32)
+    >>> frame = placement(jnp.asarray(2.0), 5, 3) @ jnp.array([1.0, 2.0, 1.0])
+    >>> bool(jnp.allclose(frame, jnp.array([0.0, 1.0, 2.0, 1.0, 0.0]), atol=1e-6))
+    True
     """
     center = jnp.asarray(center)
     pixels = jnp.arange(frame_edge, dtype=center.dtype)
@@ -139,9 +140,7 @@ def cut(
     --------
     >>> import jax.numpy as jnp
     >>> P = placement(jnp.asarray(2.0), 5, 3)
-    >>> cut(jnp.eye(5), P, P)
-    Array([[1., 0., 0.],
-           [0., 1., 0.],
-           [0., 0., 1.]], dtype=float32)
+    >>> bool(jnp.allclose(cut(jnp.eye(5), P, P), jnp.eye(3), atol=1e-6))
+    True
     """
     return rows.T @ frame @ columns

@@ -102,9 +102,7 @@ def test_missing_and_broken_models_are_counted(data):
 def test_nothing_to_score(data):
     assert metrics.score(data, np.zeros_like(data.truth))["missing"] == 1
     found = metrics.score(data, data.truth, snr_min=1e9)
-    assert (
-        found["n"] == 0 and np.isnan(found["missing"]) and set(found) == {"band", "n", "missing", "nonfinite"}
-    )
+    assert found["n"] == 0 and np.isnan(found["missing"]) and set(found) == {"band", "n", "missing", "nonfinite"}
 
 
 def test_small_helpers():

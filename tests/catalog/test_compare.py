@@ -18,7 +18,7 @@ def test_agrees_with_optimal_assignment_where_it_is_unique():
     rng = np.random.default_rng(4)
     truth = np.stack(np.meshgrid(np.arange(10) * 9.0, np.arange(10) * 9.0), -1).reshape(-1, 2)
     found = (truth + rng.uniform(-1, 1, truth.shape))[rng.permutation(len(truth))][:80]
-    a, b = match_positions(found, truth, radius=2)
+    a, b = match_positions(found, truth, radius=2.0)
     rows, columns = linear_sum_assignment(cdist(found, truth))
     np.testing.assert_array_equal(a, rows)
     np.testing.assert_array_equal(b, columns)
@@ -50,12 +50,7 @@ def test_comparison():
         }
     )
     summary = compare_with_truth(found, truth, ["g", "r"])
-    assert (
-        summary["found"] == 3
-        and summary["true"] == 4
-        and summary["matched"] == 2
-        and summary["spurious"] == 1
-    )
+    assert summary["found"] == 3 and summary["true"] == 4 and summary["matched"] == 2 and summary["spurious"] == 1
     # 8 and 8 make 11.3 in both bands together
     assert summary["bright"] == 3 and summary["completeness"] == 2 / 3
     np.testing.assert_allclose(summary["flux_error"]["g"], 0.15)

@@ -17,9 +17,7 @@ SHAPE = (90, 120)
 def exposure_of(centers, flux=1000.0):
     """Stars without noise, of unit variance."""
     y, x = np.indices(SHAPE)
-    image = sum(
-        (np.exp(-0.5 * ((y - cy) ** 2 + (x - cx) ** 2) / 2.25) for cy, cx in centers), np.zeros(SHAPE)
-    )
+    image = sum((np.exp(-0.5 * ((y - cy) ** 2 + (x - cx) ** 2) / 2.25) for cy, cx in centers), np.zeros(SHAPE))
     return Exposure(flux / (2 * np.pi * 2.25) * image[None], [1.0], PSF, bands=["r"])
 
 
@@ -59,7 +57,7 @@ def test_given_centers_keep_their_rows():
     parents = find_parents(exposure, detect(exposure.observation()), centers)
     assert sorted(parent.rows.tolist() for parent in parents) == [[0], [1], [2, 6], [5]]
     alone = next(parent for parent in parents if parent.rows.tolist() == [1])
-    assert alone.box.contains(50, 20) and min(alone.box.shape) >= 3 * 3.5 and not alone.exclude.all()
+    assert alone.box.contains(50.0, 20.0) and min(alone.box.shape) >= 3 * 3.5 and not alone.exclude.all()
 
 
 def test_a_position_just_outside_a_footprint_joins_it():
@@ -114,10 +112,10 @@ def test_every_position_on_the_image_has_one_parent(centers):
     exposure = exposure_of(STARS)
     parents = find_parents(exposure, detect(exposure.observation()), centers)
     rows = np.sort(np.concatenate([np.zeros(0, int), *(parent.rows for parent in parents)]))
-    inside = [exposure.box.contains(y, x) for y, x in centers]
+    inside = [exposure.box.contains(y, x) for y, x in centers.tolist()]
     np.testing.assert_array_equal(rows, np.flatnonzero(inside))
     for parent in parents:
-        assert all(parent.box.contains(y, x) for y, x in centers[parent.rows])
+        assert all(parent.box.contains(y, x) for y, x in centers[parent.rows].tolist())
 
 
 def test_close_positions_share_a_square():

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import astropy.units as u
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ SIGMA = 1.5
 PSF = jd.GaussianPSF(SIGMA)
 FWHM = 2.3548 * SIGMA
 COLUMNS = ["id", "y", "x", "significance", "error", "footprint"]
-DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def stars(centers, fluxes, shape=(48, 48), sigma=SIGMA):
@@ -79,8 +76,7 @@ def test_significance_is_the_signal_to_noise_ratio():
 def test_positions_have_no_bias(dy, dx, sigma):
     images = stars([(24 + dy, 24 + dx)], [1000.0], sigma=sigma)
     found = detect(observe(images, psf=jd.GaussianPSF(sigma)))
-    # Sampled at σ = 0.9 px, the logarithm of the match is not quite a parabola.
-    np.testing.assert_allclose(found.centers, [(24 + dy, 24 + dx)], atol=0.02 if sigma < 1 else 0.005)
+    np.testing.assert_allclose(found.centers, [(24 + dy, 24 + dx)], atol=0.005)
 
 
 @pytest.mark.parametrize("ratio", [10, 30, 100])
@@ -165,7 +161,7 @@ def test_a_star_is_found_behind_a_mask():
     mask[22:27, 22:27] = True
     found = detect(observe(images, mask=mask))
     assert len(found.peaks) == 1
-    np.testing.assert_allclose(found.centers, [(24.2, 23.7)], atol=0.15)
+    assert np.abs(found.centers - (24.2, 23.7)).max() < 2 * found.peaks["error"][0] < 4
 
 
 def test_a_bleed_trail_does_not_part_a_star():
@@ -175,6 +171,15 @@ def test_a_bleed_trail_does_not_part_a_star():
     found = detect(observe(images + noise(4, images.shape), mask=mask))
     assert len(found.peaks) == 1
     np.testing.assert_allclose(found.centers, [(24.2, 24.3)], atol=0.05)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scattered_bad_pixels_do_not_part_a_star(seed):
+    images = stars([(24.2, 24.3)], [[1e4, 2e4]]) + noise(seed, (2, 48, 48))
+    mask = np.random.default_rng(seed).random(images.shape) < 0.05
+    found = detect(observe(images, mask=mask))
+    assert len(found.peaks) == 1
+    assert np.abs(found.centers - (24.2, 24.3)).max() < 2 * found.peaks["error"][0] < 0.3
 
 
 def test_a_band_without_data_is_as_if_it_were_not_there():
@@ -191,7 +196,8 @@ def test_sources_at_the_border(center):
     found = detect(observe(stars([center], [1000.0])))
     check_consistent(found, (48, 48))
     assert len(found.peaks) == 1
-    np.testing.assert_allclose(found.centers, [center], atol=0.05)
+    # Half of a profile is no Gaussian: the error says so.
+    assert np.abs(found.centers - center).max() < 2 * found.peaks["error"][0] < 0.8
 
 
 def test_a_source_beyond_the_border_is_placed_on_it():
@@ -223,6 +229,13 @@ def test_the_fainter_of_two_close_peaks_is_dropped():
     assert len(detect(obs).peaks) == 2
     found = detect(obs, min_separation=8.0)
     assert len(found.peaks) == 1 and found.centers[0, 1] == pytest.approx(20, abs=0.2)
+
+
+def test_contrast_keeps_faint_knots_with_their_galaxy():
+    galaxy = stars([(24, 24)], [2e5], sigma=4.0) + stars([(24, 24), (27, 30)], [[2e5], [15000.0]])
+    obs = observe(galaxy + noise(0, galaxy.shape))
+    assert len(detect(obs).peaks) == 2
+    assert len(detect(obs, contrast=0.2).peaks) == 1
 
 
 def test_thresholds_and_areas():
@@ -289,6 +302,7 @@ def test_scaling_the_flux_unit_changes_nothing():
         ({"footprint_threshold": 6.0}, "footprint_threshold: got 6.0; .* not above the threshold of 5.0"),
         ({"footprint_threshold": -1.0}, "footprint_threshold: got -1.0"),
         ({"prominence": -1.0}, "prominence: got -1.0"),
+        ({"contrast": 1.5}, "contrast: got 1.5; give a fraction"),
         ({"min_area": 0}, "min_area: got 0; give a whole number of pixels, at least 1"),
         ({"min_separation": -1.0}, "min_separation: got -1.0"),
         ({"grow": -1}, "grow: got -1; give a whole number of pixels, at least 0"),
@@ -312,9 +326,8 @@ def matches(truth, found, limit=3.0):
     return int(np.sum(gap[linear_sum_assignment(gap)] < limit))
 
 
-@pytest.mark.skipif(not (DATA / "btk_lsst_dev.npz").exists(), reason="the simulated LSST blends are not here")
-def test_more_sources_than_sep_in_simulated_blends():
-    data = np.load(DATA / "btk_lsst_dev.npz")
+def test_more_sources_than_sep_in_simulated_blends(shared_data):
+    data = np.load(shared_data("btk_lsst_dev.npz"))
     images = data["blend_q"] * data["blend_step"][:, None, None]
     variance = np.maximum(images, 0) + data["sky_var"][:, None, None]
     counts = np.zeros((2, 2), dtype=int)

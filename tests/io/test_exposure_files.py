@@ -82,9 +82,7 @@ def test_named_mask_planes(tmp_path):
     bits = np.zeros(SHAPE, np.int32)
     bits[1, 1], bits[2, 2], bits[3, 3], bits[4, 4] = 1 << 0, 1 << 1, 1 << 5, (1 << 1) | (1 << 5)
     header = [("MP_BAD", 0), ("MP_SAT", 1), ("HIERARCH MP_DETECTED", 5), ("HIERARCH MP_SENSOR_EDGE", 9)]
-    path = write(
-        tmp_path / "r.fits", ("IMAGE", image()), ("MASK", bits, header), ("VARIANCE", np.ones(SHAPE))
-    )
+    path = write(tmp_path / "r.fits", ("IMAGE", image()), ("MASK", bits, header), ("VARIANCE", np.ones(SHAPE)))
 
     def bad(**options):
         mask = read_exposure(path, bands=["r"], psf=PSF, **options).mask[0]
@@ -94,9 +92,7 @@ def test_named_mask_planes(tmp_path):
     assert bad(bad_mask=["DETECTED"]) == {3, 4}
     assert bad(bad_mask=["BAD", 5]) == {1, 3, 4}
     assert bad(bad_mask=[]) == set()
-    with pytest.raises(
-        ValueError, match="bad_mask: got NO_DATA, which the mask of .*r.fits.*has BAD, SAT, DETECTED"
-    ):
+    with pytest.raises(ValueError, match="bad_mask: got NO_DATA, which the mask of .*r.fits.*has BAD, SAT, DETECTED"):
         bad(bad_mask=["SAT", "NO_DATA"])
 
 

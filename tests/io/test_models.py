@@ -13,8 +13,7 @@ def sources():
     rng = np.random.default_rng(1)
     boxes = [jd.Box((2, 3), (5, 4)), jd.Box((0, 0), (1, 1)), jd.Box((7, 1), (3, 9))]
     return [
-        SourceModel(10 + n, box, rng.normal(size=(2, *box.shape)).astype(np.float32))
-        for n, box in enumerate(boxes)
+        SourceModel(10 + n, box, rng.normal(size=(2, *box.shape)).astype(np.float32)) for n, box in enumerate(boxes)
     ]
 
 
@@ -57,9 +56,7 @@ def test_parts_may_be_missing(tmp_path):
 
 def test_double_precision_is_kept(tmp_path):
     image = np.full((1, 2, 2), 1 / 3)
-    path = write_models(
-        tmp_path / "m.fits", bands=["g"], sources=[SourceModel(1, jd.Box((0, 0), (2, 2)), image)]
-    )
+    path = write_models(tmp_path / "m.fits", bands=["g"], sources=[SourceModel(1, jd.Box((0, 0), (2, 2)), image)])
     np.testing.assert_array_equal(read_models(path).sources[0].image, image)
 
 

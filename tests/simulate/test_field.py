@@ -11,13 +11,7 @@ def field():
 
 
 def test_shapes(field):
-    assert (
-        field.images.shape
-        == field.variance.shape
-        == field.mask.shape
-        == field.noiseless.shape
-        == (2, 120, 150)
-    )
+    assert field.images.shape == field.variance.shape == field.mask.shape == field.noiseless.shape == (2, 120, 150)
     assert field.psf.shape == (2, 51, 51)
     assert field.images.dtype == field.noiseless.dtype == np.float32 and field.mask.dtype == bool
 
@@ -41,9 +35,7 @@ def test_truth_columns(field):
 
 
 def test_light_in_the_frame_is_that_of_the_sources(field):
-    inner = (
-        (field.truth["x"] > 25) & (field.truth["x"] < 124) & (field.truth["y"] > 25) & (field.truth["y"] < 94)
-    )
+    inner = (field.truth["x"] > 25) & (field.truth["x"] < 124) & (field.truth["y"] > 25) & (field.truth["y"] < 94)
     total = field.noiseless[1].sum()
     everything = field.truth["flux_i"].sum() + field.outside["flux_i"].sum()
     assert 0.97 * field.truth["flux_i"][inner].sum() < total < 1.01 * everything

@@ -131,9 +131,7 @@ def test_blobs_are_gaussians():
 
 def test_clumps_lie_in_the_plane_of_the_disk():
     disk = Profile(4.0, 1.0, axis_ratio=0.25, angle=math.pi / 2)
-    blobs = clumps(
-        np.random.default_rng(0), disk, azimuth=np.array([0.0, math.pi / 2]), radius=np.array([1.0, 2.0])
-    )
+    blobs = clumps(np.random.default_rng(0), disk, azimuth=np.array([0.0, math.pi / 2]), radius=np.array([1.0, 2.0]))
     np.testing.assert_allclose(blobs.offsets, [[4.0, 0.0], [0.0, -2.0]], atol=1e-12)
     assert blobs.fractions.sum() == pytest.approx(1.0)
 

@@ -27,9 +27,7 @@ def test_shapes(scene):
     assert scene.images.shape == scene.variance.shape == (3, 64, 64)
     assert scene.truth.shape == (n, 3, 64, 64) and scene.psf.shape == (3, 51, 51)
     assert scene.centers.shape == (n, 2) and scene.flux.shape == scene.snr.shape == (n, 3)
-    assert {array.dtype for array in (scene.images, scene.variance, scene.truth, scene.psf)} == {
-        np.dtype("f4")
-    }
+    assert {array.dtype for array in (scene.images, scene.variance, scene.truth, scene.psf)} == {np.dtype("f4")}
 
 
 @pytest.mark.parametrize("kind", ["sersic", "asymmetric"])
@@ -54,9 +52,7 @@ def test_a_generator_goes_on():
 
 
 def test_bands_do_not_change_the_galaxies():
-    few, many = (
-        simulate_blend(6, bands=bands, n_sources=3) for bands in (("i",), ("u", "g", "r", "i", "z", "y"))
-    )
+    few, many = (simulate_blend(6, bands=bands, n_sources=3) for bands in (("i",), ("u", "g", "r", "i", "z", "y")))
     np.testing.assert_allclose(few.truth[:, 0], many.truth[:, 3], rtol=1e-4, atol=1e-4)
 
 
@@ -85,9 +81,7 @@ def test_sources_are_at_their_centers():
 
 
 def test_centers_keep_to_the_middle():
-    centers = np.concatenate(
-        [simulate_blend(s, bands=("i",), n_sources=8, shape=(48, 80)).centers for s in range(5)]
-    )
+    centers = np.concatenate([simulate_blend(s, bands=("i",), n_sources=8, shape=(48, 80)).centers for s in range(5)])
     middle = np.array([23.5, 39.5])
     assert np.all(np.abs(centers - middle) <= 0.3125 * np.array([48, 80]))
 

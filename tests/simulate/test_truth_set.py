@@ -32,9 +32,7 @@ def test_quantization_is_far_below_the_noise(scenes):
 
 def test_magnitudes_and_fluxes(scenes):
     arrays = truth_set(scenes)
-    np.testing.assert_allclose(
-        10 ** (-0.4 * (arrays["src_mag"] - arrays["zeropoint"])), arrays["src_flux_cat"]
-    )
+    np.testing.assert_allclose(10 ** (-0.4 * (arrays["src_mag"] - arrays["zeropoint"])), arrays["src_flux_cat"])
     assert np.all(arrays["src_flux_stamp"] < 1.003 * arrays["src_flux_cat"])
 
 
@@ -66,7 +64,5 @@ def test_bad_paths_and_unlike_scenes(tmp_path, scenes):
     with pytest.raises(ValueError, match="`scenes` is empty"):
         truth_set([])
     other = simulate_blend(1, shape=(48, 40), bands=("g", "i"), n_sources=2)
-    with pytest.raises(
-        ValueError, match="`scenes` must share shape, bands, PSFs and sky, but number 1 differs"
-    ):
+    with pytest.raises(ValueError, match="`scenes` must share shape, bands, PSFs and sky, but number 1 differs"):
         truth_set([scenes[0], other])

@@ -31,9 +31,7 @@ def test_residual_is_in_standard_deviations(scene):
     expected = ((scene.images - scene.noiseless) / np.sqrt(scene.variance)).sum(0) / np.sqrt(3)
     np.testing.assert_allclose(residual, expected, atol=1e-4)
     assert residual.std() == pytest.approx(1, abs=0.1)
-    assert "χ²/N = 1.0" in figure.axes[2].get_title(loc="left") or "χ²/N = 0.9" in figure.axes[2].get_title(
-        loc="left"
-    )
+    assert "χ²/N = 1.0" in figure.axes[2].get_title(loc="left") or "χ²/N = 0.9" in figure.axes[2].get_title(loc="left")
 
 
 def test_noise_is_estimated_without_weights(scene):
@@ -93,9 +91,7 @@ def test_each_source_has_a_row(scene, tmp_path):
 
 
 def test_rows_are_limited(scene):
-    figure = sources_figure(
-        scene.images, scene.truth, bands=scene.bands, centers=scene.centers, max_sources=2
-    )
+    figure = sources_figure(scene.images, scene.truth, bands=scene.bands, centers=scene.centers, max_sources=2)
     assert len(figure.axes) == 2 * 3
 
 
@@ -127,9 +123,7 @@ def test_constant_loss():
 
 def test_files_are_pictures_of_the_promised_size(scene, tmp_path):
     path = tmp_path / "blend.png"
-    figure = deblend_figure(
-        scene.images, scene.noiseless, bands=scene.bands, centers=scene.centers, path=path
-    )
+    figure = deblend_figure(scene.images, scene.noiseless, bands=scene.bands, centers=scene.centers, path=path)
     height, width = image.imread(path).shape[:2]
     assert (width, height) == tuple(int(n) for n in figure.get_size_inches() * figure.dpi)
     assert image.imread(path)[..., :3].std() > 0.1
@@ -148,21 +142,15 @@ def test_matplotlib_is_asked_for(monkeypatch):
 
 
 def test_bad_input(scene):
-    with pytest.raises(
-        ValueError, match=r"`model` must have the shape of `images`, \(3, 40, 48\), got \(2, 40, 48\)"
-    ):
+    with pytest.raises(ValueError, match=r"`model` must have the shape of `images`, \(3, 40, 48\), got \(2, 40, 48\)"):
         deblend_figure(scene.images, scene.noiseless[:2], bands=scene.bands)
     with pytest.raises(ValueError, match="`weights` must have the shape of `images`"):
         deblend_figure(scene.images, scene.noiseless, bands=scene.bands, weights=np.ones(3))
     with pytest.raises(ValueError, match=r"`bands` must name each of the 3 bands"):
         deblend_figure(scene.images, scene.noiseless, bands=("g",))
-    with pytest.raises(
-        ValueError, match=r"`models` must be \(source, band, y, x\) with images of \(3, 40, 48\)"
-    ):
+    with pytest.raises(ValueError, match=r"`models` must be \(source, band, y, x\) with images of \(3, 40, 48\)"):
         sources_figure(scene.images, scene.noiseless, bands=scene.bands, centers=scene.centers)
-    with pytest.raises(
-        ValueError, match=r"`centers` must be one or more \(y, x\), one for each source, got 1 for"
-    ):
+    with pytest.raises(ValueError, match=r"`centers` must be one or more \(y, x\), one for each source, got 1 for"):
         sources_figure(scene.images, scene.truth, bands=scene.bands, centers=scene.centers[:1])
     with pytest.raises(ValueError, match="`loss` has no finite value"):
         loss_figure(np.full(4, np.nan))

@@ -72,9 +72,7 @@ def test_noise_alone_stays_dark():
 
 
 def test_bad_input():
-    with pytest.raises(
-        ValueError, match=r"`images` must be \(band, y, x\) and not empty, got shape \(4, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"`images` must be \(band, y, x\) and not empty, got shape \(4, 4\)"):
         check_images(np.zeros((4, 4)))
     with pytest.raises(
         ValueError, match=r"`variance` must be of shape \(3, 64, 64\) or \(3,\), like `images`, got \(2,\)"

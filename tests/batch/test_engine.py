@@ -1,0 +1,227 @@
+"""Batches of ragged blends. All of them lie on one rung of the ladder, so that few programs are compiled."""
+
+import logging
+from functools import lru_cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxdeblend as jd
+from jaxdeblend.fit.initialize import default_stamp_edge
+from tests.scenes import gaussian
+
+OPTIONS = jd.Initialization(max_components=1, passes=1)
+FEW_STEPS = jd.ProximalAdam(max_steps=12)
+STAMP_EDGE = default_stamp_edge((32, 32))
+
+
+def blend(seed, shape=None, n_sources=None, psf_edge=None, **options):
+    """A blend of stars and galaxies of any shape that fits on the first rung: (observation, centers)."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(20, 33, 2)) if shape is None else shape
+    n_sources = rng.integers(1, 5) if n_sources is None else n_sources
+    psf_edge = rng.choice([11, 13, 15]) if psf_edge is None else psf_edge
+    centers = rng.uniform(2, np.array(shape) - 3, (n_sources, 2))
+    sigma = rng.uniform(1.2, 1.6)
+    widths = np.hypot(sigma, rng.choice([0.0, 1.0, 1.5], n_sources))
+    profiles = [gaussian(shape, center, width) for center, width in zip(centers, widths, strict=True)]
+    images = np.einsum("nb,nyx->byx", rng.uniform(300, 2000, (n_sources, 2)), profiles) if n_sources else 0.0
+    images = images + rng.normal(size=(2, *shape))
+    psf = gaussian((psf_edge, psf_edge), (psf_edge // 2, psf_edge // 2), sigma)
+    return jd.Observation(images, np.ones(2), psf, bands=("g", "r"), **options), centers
+
+
+def deblend_batch(blends, **options):
+    return jd.deblend_batch(blends, options=OPTIONS, optimizer=FEW_STEPS, **options)
+
+
+def deblend(obs, centers, **more):
+    return jd.deblend(obs, centers, options=OPTIONS, optimizer=FEW_STEPS, **more)
+
+
+def flux_of(result):
+    return np.asarray(result.measurements.flux)
+
+
+def assert_same(result, expected):
+    """The same fluxes to 1e-3 of the blend's brightest source, and the same to within a percent each."""
+    brightest = np.abs(flux_of(expected)).max(initial=0.0)
+    np.testing.assert_allclose(flux_of(result), flux_of(expected), rtol=1e-3, atol=1e-4 * brightest)
+    np.testing.assert_array_equal(result.measurements.flags, expected.measurements.flags)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Ten blends, and what a batch makes of them."""
+    blends = [blend(seed) for seed in range(10)]
+    return blends, deblend_batch(blends)
+
+
+def test_after_warming_up_a_new_blend_compiles_nothing(few, caplog):
+    for n_sources in (2, 4):
+        deblend(*blend(100 + n_sources, n_sources=n_sources))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        results = deblend_batch(blend(seed) for seed in range(1000, 1200))
+        assert not compilations(caplog), "\n".join(compilations(caplog))
+        jax.jit(lambda x: x + 1)(jnp.zeros(3))
+        assert compilations(caplog), "what counts compilations must see one"
+    assert len(results) == 200 and all(np.isfinite(flux_of(result)).all() for result in results)
+
+
+def compilations(caplog):
+    words = ("Compiling", "Finished XLA compilation", "Finished tracing")
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith(words)]
+
+
+def test_company_and_order_do_not_matter(few):
+    blends, results = few
+    order = np.random.default_rng(2).permutation(len(blends))
+    shuffled = deblend_batch([blends[n] for n in order])
+    for place, n in enumerate(order):
+        assert_same(shuffled[place], results[n])
+
+
+def test_a_batch_is_its_blends_one_by_one(few):
+    for (obs, centers), result in zip(*few, strict=True):
+        assert_same(deblend(obs, centers), result)
+
+
+def test_every_blend_comes_back_once_in_order(few):
+    blends, results = few
+    done = []
+    again = deblend_batch((one for one in blends), progress=done.append)
+    assert sum(done) == len(blends) == len(again) == len(results)
+    for (obs, centers), result in zip(blends, again, strict=True):
+        assert len(result.table()) == len(result.blend.sources) == len(centers)
+        assert result.source_models.shape == (len(centers), *obs.images.shape) and result.blend.frame == obs.shape
+        moved = np.abs(np.asarray(result.measurements.center) - centers)
+        assert moved.max() < 2.0
+
+
+def test_no_blend_and_no_source(few):
+    assert deblend_batch([]) == []
+    obs, _ = blend(3)
+    result = deblend(obs, [])
+    assert len(result.table()) == 0 and result.table().colnames == few[1][0].table().colnames
+    assert result.model.shape == obs.images.shape and not result.model.any()
+
+
+def test_results_hold_what_the_functions_of_one_blend_say(few):
+    """Measurements and models are made in the same program; `measure` and `render` agree."""
+    (obs, _), result = few[0][0], few[1][0]
+    table = jd.measure(result.blend, obs, status=result.status)
+    for name in result.table().colnames:
+        np.testing.assert_allclose(
+            np.asarray(result.table()[name]), np.asarray(table[name]), rtol=2e-3, atol=2e-3, err_msg=name
+        )
+    np.testing.assert_allclose(result.model, jd.render(result.blend, obs), atol=2e-3 * result.model.max())
+    assert result.result in jd.RESULTS and bool(result.converged) == (result.result is jd.RESULTS.CONVERGED)
+    assert len(result.loss) == FEW_STEPS.max_steps and np.isfinite(result.loss[: int(result.n_steps)]).all()
+
+
+def test_positions_outside_and_not_finite_are_kept():
+    obs, centers = blend(5, n_sources=2)
+    result = deblend(obs, [*centers, (-9.0, 4.0), (np.nan, 3.0)])
+    assert np.isfinite(flux_of(result)[:2]).all() and np.isnan(flux_of(result)[2:]).all()
+    assert [int(flags) & jd.Flag.OUTSIDE_IMAGE for flags in result.measurements.flags] == [0, 0, 1, 1]
+
+
+def test_one_bad_lane_spoils_no_other(few):
+    blends, results = few
+    obs, centers = blends[4]
+    dark = jd.Observation(obs.images, np.ones(2), obs.psf, bands=obs.bands, mask=np.ones(obs.shape, dtype=bool))
+    again = deblend_batch([*blends[:4], (dark, centers), *blends[5:]])
+    assert again[4].result is jd.RESULTS.NO_DATA
+    for n in (*range(4), *range(5, 10)):
+        assert_same(again[n], results[n])
+
+
+def test_errors_of_positions_are_per_blend_and_per_source(few):
+    blends = few[0][:2]
+    numbers = [len(centers) for _, centers in blends]
+    errors = [0.0, np.linspace(0.1, 0.2, numbers[1])]
+    for given, expected in ((errors, errors), (np.array([0.2, 0.3]), [0.2, 0.3]), (0, [0, 0]), (0.25, [0.25, 0.25])):
+        for result, error, n in zip(deblend_batch(blends, center_error=given), expected, numbers, strict=True):
+            np.testing.assert_allclose(result.blend.center_prior.sigma, np.broadcast_to(error, n), rtol=1e-6)
+    fixed = deblend_batch(blends, center_error=0.0)[0]
+    np.testing.assert_allclose(fixed.blend.centers, blends[0][1], rtol=1e-6)
+    with pytest.raises(ValueError, match="center_error: got 3 entries for 2 blends; give one per blend"):
+        deblend_batch(blends, center_error=[0.1, 0.2, 0.3])
+
+
+def test_bad_positions():
+    with pytest.raises(ValueError, match=r"centers: got shape \(1, 3\); give \(source, 2\)"):
+        deblend_batch([(blend(0)[0], [(1.0, 2.0, 3.0)])])
+
+
+def exact(obs, centers):
+    """The same blend without any padding: its own frame, PSF and number of sources."""
+    start = jd.initialize(obs, centers, stamp_edge=STAMP_EDGE, options=OPTIONS)
+    return jd.fit(start, obs, FEW_STEPS)
+
+
+# each frame compiles its own programs
+FRAMES = [((24, 29), 2, 13), ((21, 32), 3, 11), ((27, 20), 1, 15)]
+
+
+@given(seed=st.integers(0, 1000), frame=st.sampled_from(FRAMES))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_padding_changes_nothing(seed, frame):
+    shape, n_sources, psf_edge = frame
+    obs, centers = blend(seed, shape, n_sources, psf_edge)
+    check_padding(obs, centers)
+
+
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (23.3, 28.4), (11.0, 28.0)])
+def test_padding_changes_nothing_for_a_source_at_the_edge(corner):
+    (shape, _, psf_edge), rng = FRAMES[0], np.random.default_rng(8)
+    centers = np.array([corner, (12.0, 13.0)])
+    images = 900.0 * sum(gaussian(shape, center, 1.5) for center in centers)[None] + rng.normal(size=(2, *shape))
+    obs = jd.Observation(images, np.ones(2), psf_of(psf_edge), bands=("g", "r"))
+    check_padding(obs, centers)
+
+
+def psf_of(edge, sigma=1.4):
+    return gaussian((edge, edge), (edge // 2, edge // 2), sigma)
+
+
+def check_padding(obs, centers):
+    padded, plain = deblend(obs, centers), exact(obs, centers)
+    fluxes = np.array([source.flux for source in plain.blend.sources])
+    np.testing.assert_allclose(flux_of(padded), fluxes, rtol=1e-3, atol=1e-4 * fluxes.max())
+    np.testing.assert_allclose(padded.blend.centers, plain.blend.centers, atol=1e-3)
+
+
+def test_another_model_psf_is_honoured():
+    """With the PSF itself as PSF of model space, a star as observed is a point of model space."""
+    obs, centers = blend(6, (25, 25), 2, 15)
+    own = jd.Observation(obs.images, np.ones(2), obs.psf, bands=obs.bands, model_psf=jd.GaussianPSF(1.1))
+    (wide, default) = deblend_batch([(own, centers), (obs, centers)])
+    np.testing.assert_allclose(wide.fit.loss[0], exact_loss(own, centers), rtol=1e-3)
+    np.testing.assert_allclose(default.fit.loss[0], exact_loss(obs, centers), rtol=1e-3)
+    assert abs(wide.fit.loss[0] / default.fit.loss[0] - 1) > 1e-3
+
+
+def test_an_own_difference_kernel_is_honoured():
+    obs, centers = blend(7, (25, 25), 2, 15)
+    identity = jnp.zeros((2, 15, 15)).at[:, 7, 7].set(1.0)
+    own = jd.Observation(obs.images, np.ones(2), obs.psf, bands=obs.bands, kernel=jd.DifferenceKernel(identity))
+    with_own = deblend(own, centers)
+    # the identity leaves models as they are in model space
+    np.testing.assert_allclose(with_own.model, with_own.blend.cube(), atol=1e-3 * with_own.model.max())
+    assert np.abs(with_own.model - deblend(obs, centers).model).max() > 0.01 * with_own.model.max()
+
+
+@lru_cache
+def compiled_loss():
+    return eqx.filter_jit(lambda blend, obs: -jd.log_posterior(blend.project(obs.background_rms), obs))
+
+
+def exact_loss(obs, centers):
+    start = jd.initialize(obs, centers, stamp_edge=STAMP_EDGE, options=OPTIONS)
+    return compiled_loss()(start, obs)

@@ -1,0 +1,123 @@
+"""Fits of analytic scenes. All scenes share their shapes, so that few programs are compiled."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdeblend as jd
+from tests.scenes import CENTERS, FLUXES, PSF_SIGMA, SHAPE, fluxes_of, gaussian, observe, sky
+
+
+def fitted(images, rms=1.0, **options):
+    obs = observe(images, rms, **options)
+    return obs, jd.fit(jd.initialize(obs, CENTERS), obs)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    noise = np.random.default_rng(7).normal(size=(2, *SHAPE))
+    return fitted(sky() + noise)
+
+
+def all_finite(result):
+    return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(eqx.filter(result.blend, eqx.is_array)))
+
+
+def test_fluxes_without_noise_are_recovered():
+    _, result = fitted(sky())
+    np.testing.assert_allclose(fluxes_of(result.blend), FLUXES, rtol=1e-2)
+    np.testing.assert_allclose([source.center for source in result.blend.sources], CENTERS, atol=0.05)
+
+
+def test_fluxes_with_noise_are_as_good_as_the_noise_allows(noisy):
+    obs, result = noisy
+    profiles = sky(fluxes=np.eye(4))
+    error = 1 / np.sqrt((profiles**2).sum(axis=(-2, -1)))  # of an isolated source of known shape, at unit noise
+    pull = (fluxes_of(result.blend) - FLUXES) / error[:, None]
+    assert np.abs(pull).max() < 10 and np.sqrt(np.mean(pull**2)) < 4
+    chi2 = float(jnp.mean(obs.weights * (obs.images - jd.render(result.blend, obs)) ** 2))
+    assert 0.6 < chi2 < 1.2
+
+
+def test_the_best_iterate_is_returned(noisy):
+    obs, result = noisy
+    loss = np.asarray(result.loss)
+    n_steps = int(result.n_steps)
+    assert np.isfinite(loss[:n_steps]).all() and np.isnan(loss[n_steps:]).all()
+    np.testing.assert_allclose(-jd.log_posterior(result.blend, obs), loss[:n_steps].min(), rtol=1e-5)
+    assert loss[:n_steps].min() < 0.9 * loss[0]
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e6])
+def test_the_unit_of_flux_does_not_matter(noisy, unit):
+    obs, reference = noisy
+    _, result = fitted(unit * np.asarray(obs.images), unit)
+    np.testing.assert_allclose(fluxes_of(result.blend) / unit, fluxes_of(reference.blend), rtol=2e-3)
+
+
+def test_whatever_lies_under_a_mask_is_ignored(noisy):
+    obs, _ = noisy
+    mask = np.zeros(obs.images.shape, dtype=bool)
+    mask[:, 9, 7:10], mask[1, :, 20] = True, True
+    results = []
+    for junk in (0.0, np.nan, 1e30):
+        result = fitted(np.where(mask, junk, obs.images), mask=mask)[1]
+        assert all_finite(result) and result.result in (jd.RESULTS.CONVERGED, jd.RESULTS.MAX_STEPS)
+        results.append(fluxes_of(result.blend))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_fixed_arrays_stay(noisy):
+    obs, _ = noisy
+    start = jd.initialize(obs, CENTERS)
+
+    def fixed(blend):
+        return blend.centers, blend.stacks[0].component.spectrum.amplitude
+
+    result = jd.fit(start, obs, fixed=fixed)
+    np.testing.assert_array_equal(result.blend.centers, start.centers)
+    np.testing.assert_allclose(fixed(result.blend)[1], fixed(start)[1], rtol=1e-6)  # shapes had a maximum of 1 before
+    pixels = [blend.stacks[0].component.morphology.pixels for blend in (start, result.blend)]
+    assert float(jnp.abs(pixels[0] - pixels[1]).max()) > 0.01
+
+
+def test_frames_must_agree():
+    star = jd.Blend.of([jd.PointSource((4, 4), [1.0])], frame=(9, 9))
+    with pytest.raises(ValueError, match=r"blend: got a blend for the frame \(9, 9\); the observation's shape is"):
+        jd.fit(star, observe(np.zeros((1, 8, 9))))
+
+
+# One star, whose flux is all there is to fit.
+
+FLUX = 500.0
+
+
+def star_fit(start=0.5 * FLUX, optimizer=None, **options):
+    obs = observe(FLUX * gaussian((17, 17), (8, 8), PSF_SIGMA)[None], **options)
+    blend = jd.Blend.of([jd.PointSource((8, 8), [start])], frame=obs.shape)
+    return jd.fit(blend, obs, optimizer)
+
+
+def test_the_fit_passes_turning_points_and_stops_by_itself():
+    result = star_fit(optimizer=jd.ProximalAdam(max_steps=400, learning_rate=3.0))
+    n_steps = int(result.n_steps)
+    loss = np.asarray(result.loss)[:n_steps]
+    turning = np.flatnonzero(np.diff(loss) > 0)
+    assert result.result is jd.RESULTS.CONVERGED and bool(result.converged)
+    assert n_steps < 400 and n_steps % 10 == 0
+    assert turning[0] + 10 < n_steps, "the loss rose after this step; a look at two successive losses stops here"
+    np.testing.assert_allclose(fluxes_of(result.blend), FLUX, rtol=5e-3)
+
+
+def test_statuses():
+    few = jd.ProximalAdam(max_steps=12)
+    short = star_fit(optimizer=few)
+    assert short.result is jd.RESULTS.MAX_STEPS and int(short.n_steps) == 12 and not short.converged
+    broken = star_fit(start=np.nan, optimizer=few)
+    assert broken.result is jd.RESULTS.NON_FINITE and int(broken.n_steps) == 1
+    dark = star_fit(optimizer=few, mask=np.ones((17, 17), dtype=bool))
+    assert dark.result is jd.RESULTS.NO_DATA and int(dark.n_steps) == 0 and np.isnan(dark.loss).all()
+    np.testing.assert_array_equal(fluxes_of(dark.blend), 0.5 * FLUX)

@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdeblend as jd
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"window": 9}, "window: got 9; give at least 10"), ({"max_steps": 0}, "max_steps: got 0; give at least 1")],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        jd.ProximalAdam(**options)
+
+
+def trajectory(gradients, steps, **options):
+    optimizer = jd.ProximalAdam(**options)
+    state = optimizer.init(steps)
+    changes = []
+    for number, gradient in enumerate(gradients):
+        change, state = optimizer.update(gradient, state, steps, jnp.asarray(number))
+        changes.append(change)
+    return np.array(changes)
+
+
+def test_first_step_is_a_damped_sign():
+    steps = jnp.array([0.5, 2.0, 0.0])
+    change = trajectory([jnp.array([-3.0, 1e-3, 7.0])], steps, first_step=0.1, learning_rate=2.0)
+    np.testing.assert_allclose(change, [[0.1, -0.4, 0.0]], rtol=1e-5)
+
+
+def test_a_constant_gradient_moves_by_the_step():
+    """With bias-corrected moments the direction of a constant gradient is its sign."""
+    change = trajectory([jnp.array([4.0])] * 5, jnp.array([0.3]), first_step=1.0)
+    np.testing.assert_allclose(change, -0.3, rtol=1e-3)
+
+
+def test_units_do_not_matter(rng):
+    """Parameters in units u times smaller: gradients are u times smaller, steps and changes u times larger."""
+    gradients = rng.normal(size=(6, 4)).astype(np.float32)
+    scale = jnp.array([1e-4, 1.0, 1e3, 1e6])
+    plain = trajectory(jnp.asarray(gradients), jnp.ones(4))
+    scaled = trajectory(jnp.asarray(gradients) / scale[None], scale)
+    np.testing.assert_allclose(scaled / np.asarray(scale), plain, rtol=1e-4)

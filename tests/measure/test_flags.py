@@ -1,0 +1,97 @@
+"""Every flag is set by the case that is made for it, and by no other."""
+
+import numpy as np
+import pytest
+
+import jaxdeblend as jd
+from jaxdeblend import RESULTS, Flag
+from tests.scenes import PSF_SIGMA, gaussian
+
+SHAPE = (25, 27)
+MIDDLE = (12.0, 13.0)
+ELSEWHERE = (4.0, 20.0)
+
+
+def flags(center=MIDDLE, *, other=ELSEWHERE, mask=None, flux=(300.0, 500.0), junk=0.0, status=RESULTS.CONVERGED):
+    """Flags of the first of two sources; the images are what the models say, where they are not spoilt."""
+    blend = jd.Blend.of([jd.PointSource(center, flux), jd.PointSource(other, (200.0, 200.0))], frame=SHAPE)
+    truth = np.asarray(flux)[:, None, None] * gaussian(SHAPE, center, PSF_SIGMA)
+    images = truth + 200.0 * gaussian(SHAPE, other, PSF_SIGMA) + junk
+    obs = jd.Observation(images, np.ones(2), jd.GaussianPSF(PSF_SIGMA), bands=("g", "r"), mask=mask)
+    return Flag(int(jd.measure(blend, obs, status=status)["flags"][0]))
+
+
+def masked(band, rows, columns):
+    mask = np.zeros((2, *SHAPE), dtype=bool)
+    mask[band, rows, columns] = True
+    return mask
+
+
+EVERYWHERE = slice(None)
+
+CASES = {
+    "nothing": ({}, Flag(0)),
+    "left of the image": ({"center": (12.0, -0.6)}, Flag.OUTSIDE_IMAGE),
+    "below the image": ({"center": (24.6, 13.0)}, Flag.OUTSIDE_IMAGE),
+    "on the outermost pixel": ({"center": (24.4, 13.0), "flux": (60.0, 60.0)}, Flag.EDGE),
+    "one half-width from the edge": ({"center": (1.5, 13.0)}, Flag.EDGE),
+    "more than one half-width from the edge": ({"center": (1.8, 13.0)}, Flag(0)),
+    "central pixel masked in one band": ({"mask": masked(0, 12, 13)}, Flag.MASKED_PIXELS),
+    "central pixel masked in every band": (
+        {"mask": masked(EVERYWHERE, 12, 13)},
+        Flag.MASKED_CENTER | Flag.MASKED_PIXELS,
+    ),
+    "central pixel masked, nearly between two": (
+        {"center": (12.0, 13.45), "mask": masked(EVERYWHERE, 12, 13)},
+        Flag.MASKED_CENTER | Flag.MASKED_PIXELS,
+    ),
+    "next pixel masked": ({"mask": masked(EVERYWHERE, 12, 14)}, Flag.MASKED_PIXELS),
+    "pixels masked outside the half-width": ({"mask": masked(EVERYWHERE, EVERYWHERE, slice(15, 18))}, Flag(0)),
+    "no data in a band": (
+        {"mask": masked(1, EVERYWHERE, EVERYWHERE)},
+        Flag.MASKED_PIXELS | Flag.MISSING_BAND,
+    ),
+    "two on one pixel": ({"other": (12.2, 13.3)}, Flag.SHARED_POSITION),
+    "two on neighbouring pixels": ({"other": (12.0, 13.6)}, Flag(0)),
+    "no flux": ({"flux": (0.0, 0.0)}, Flag.NO_FLUX),
+    "no flux in one band": ({"flux": (0.0, 90.0)}, Flag(0)),
+    "not converged": ({"status": RESULTS.MAX_STEPS}, Flag.NOT_CONVERGED),
+    "failed": ({"status": RESULTS.NON_FINITE}, Flag.NON_FINITE),
+    "no data, says the fit": ({"status": RESULTS.NO_DATA}, Flag.NO_DATA),
+    "no data": (
+        {"mask": masked(EVERYWHERE, EVERYWHERE, EVERYWHERE)},
+        Flag.NO_DATA | Flag.MASKED_CENTER | Flag.MASKED_PIXELS | Flag.MISSING_BAND,
+    ),
+    "an unknown source on top": ({"junk": 500 * gaussian(SHAPE, (12.0, 14.0), 1.0)}, Flag.POOR_FIT),
+    "an unknown source elsewhere": ({"junk": 500 * gaussian(SHAPE, (20.0, 5.0), 1.0)}, Flag(0)),
+}
+
+
+@pytest.mark.parametrize(("case", "expected"), CASES.values(), ids=CASES.keys())
+def test_flags(case, expected):
+    assert flags(**case) == expected
+
+
+def test_every_flag_has_a_case():
+    seen = Flag(0)
+    for _, expected in CASES.values():
+        seen |= expected
+    assert seen == Flag(sum(Flag))
+
+
+def test_a_lost_source_has_no_flux_but_its_position():
+    """Its neighbours are measured as if it were not there."""
+    obs = jd.Observation(
+        300.0 * gaussian(SHAPE, MIDDLE, PSF_SIGMA)[None].repeat(2, 0),
+        np.ones(2),
+        jd.GaussianPSF(PSF_SIGMA),
+        bands=("g", "r"),
+    )
+    options = jd.Initialization(max_components=1, passes=1)
+    blend = jd.initialize(obs, [MIDDLE, (40.0, -7.0)], options=options)
+    table = jd.measure(blend, obs)
+    assert Flag.OUTSIDE_IMAGE in Flag(int(table["flags"][1])) and Flag.NO_FLUX in Flag(int(table["flags"][1]))
+    assert np.isnan([table["flux_g"][1], table["flux_err_r"][1], table["snr_g"][1]]).all()
+    assert (table["x"].value[1], table["y"].value[1]) == (-7.0, 40.0)
+    assert table["flags"][0] == 0
+    np.testing.assert_allclose(table["flux_g"][0], 300.0, rtol=0.1)

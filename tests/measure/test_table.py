@@ -1,0 +1,78 @@
+import io
+
+import numpy as np
+import pytest
+from astropy import units
+from astropy.table import QTable
+from astropy.wcs import WCS
+
+import jaxdeblend as jd
+from tests.scenes import observe
+
+CENTERS = [(6.0, 7.5), (10.25, 12.0)]
+PER_BAND = ("flux", "flux_err", "snr", "blendedness")
+
+
+@pytest.fixture(scope="module")
+def wcs():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix = [150.1, 2.2], [9.0, 4.0]
+    wcs.wcs.cdelt = [-0.2 / 3600, 0.2 / 3600]
+    return wcs
+
+
+@pytest.fixture(scope="module")
+def scene():
+    blend = jd.Blend.of([jd.PointSource(center, (40.0, 90.0)) for center in CENTERS], frame=(19, 20))
+    return blend, observe(np.zeros((2, 19, 20)), rms=2.0)
+
+
+def columns(sky=False):
+    per_band = [f"{name}_{band}" for band in "gr" for name in PER_BAND]
+    return ["id", "x", "y", *(["ra", "dec"] if sky else []), *per_band, "size", "e1", "e2", "n_components", "flags"]
+
+
+def test_columns(scene):
+    table = jd.measure(*scene)
+    assert isinstance(table, QTable) and table.colnames == columns()
+    assert table["id"].tolist() == [0, 1] and table["n_components"].tolist() == [1, 1]
+    np.testing.assert_allclose(np.stack([table["y"].value, table["x"].value], axis=1), CENTERS)
+    assert table["x"].unit == table["y"].unit == table["size"].unit == units.pix
+    np.testing.assert_allclose(table["flux_g"], 40.0, rtol=1e-5)
+    for band in "gr":
+        np.testing.assert_allclose(table[f"snr_{band}"], table[f"flux_{band}"] / table[f"flux_err_{band}"])
+    np.testing.assert_allclose(table["snr_r"] / table["snr_g"], 90 / 40, rtol=1e-4)
+
+
+def test_sky_positions_are_those_of_astropy(scene, wcs):
+    table = jd.measure(*scene, wcs=wcs)
+    assert table.colnames == columns(sky=True)
+    sky = wcs.pixel_to_world([7.5, 12.0], [6.0, 10.25])
+    np.testing.assert_allclose(table["ra"].to_value(units.deg), sky.ra.deg, rtol=1e-12)
+    np.testing.assert_allclose(table["dec"].to_value(units.deg), sky.dec.deg, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sky", [False, True])
+def test_a_blend_without_sources_has_the_same_columns(scene, wcs, sky):
+    empty = jd.measure(jd.Blend.of([], frame=(19, 20)), scene[1], wcs=wcs if sky else None)
+    full = jd.measure(*scene, wcs=wcs if sky else None)
+    assert len(empty) == 0 and empty.colnames == full.colnames
+    for name in full.colnames:
+        assert empty[name].unit == full[name].unit, name
+        assert empty[name].dtype.kind == full[name].dtype.kind, name
+
+
+def test_tables_survive_a_file(scene):
+    table = jd.measure(*scene)
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv")
+    back = QTable.read(text.getvalue(), format="ascii.ecsv")
+    assert back.colnames == table.colnames
+    np.testing.assert_allclose(back["flux_r"], table["flux_r"], rtol=1e-6)
+
+
+def test_the_status_of_a_fit_is_taken_as_it_is(scene):
+    blend, obs = scene
+    result = jd.fit(blend, obs, jd.ProximalAdam(max_steps=10))
+    assert (jd.measure(result.blend, obs, status=result.status)["flags"] & jd.Flag.NOT_CONVERGED).all()
