@@ -118,9 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=("sersic", "asymmetric"), default="sersic", help="kind of galaxies")
     parser.add_argument("--n", type=int, default=64, help="number of blends (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed (default: %(default)s)")
-    parser.add_argument(
-        "--size", type=int, default=64, help="edge of the images in pixels (default: %(default)s)"
-    )
+    parser.add_argument("--size", type=int, default=64, help="edge of the images in pixels (default: %(default)s)")
     parser.add_argument("--bands", default="ugrizy", help="bands, out of ugrizy (default: %(default)s)")
     parser.add_argument("--min-sources", type=int, default=2, help="fewest sources (default: %(default)s)")
     parser.add_argument("--max-sources", type=int, default=8, help="most sources (default: %(default)s)")

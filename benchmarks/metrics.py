@@ -150,9 +150,7 @@ def score(data: TruthSet, models: np.ndarray, *, band: str | None = None, snr_mi
     """
     models = np.asarray(models)
     if models.shape != data.truth.shape:
-        raise ValueError(
-            f"`models` must have the shape of the truth, {data.truth.shape}, got {models.shape}."
-        )
+        raise ValueError(f"`models` must have the shape of the truth, {data.truth.shape}, got {models.shape}.")
     b = _reference_band(data.bands, band)
     truth, model = data.truth[:, b].astype(float), models[:, b].astype(float)
     broken = np.any(~np.isfinite(model), axis=(1, 2))
@@ -170,9 +168,7 @@ def score(data: TruthSet, models: np.ndarray, *, band: str | None = None, snr_mi
         return out
     truth, model, snr = truth[use], model[use], data.snr[use, b]
     error, cosine = relative_flux_error(truth, model), cosine_similarity(truth, model)
-    out |= _flux_summary(error, snr) | _image_summary(
-        truth, model, cosine, float(np.sqrt(data.sky_variance[b]))
-    )
+    out |= _flux_summary(error, snr) | _image_summary(truth, model, cosine, float(np.sqrt(data.sky_variance[b])))
     out |= _by_blendedness(data.blendedness[use, b], error, cosine)
     return out | _colour_summary(data, models, use, snr_min)
 

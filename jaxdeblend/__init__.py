@@ -9,10 +9,10 @@ from .catalog import deblend_catalog as deblend_catalog
 from .detect import Detection as Detection
 from .detect import Footprint as Footprint
 from .detect import detect as detect
+from .fit import RESULTS as RESULTS
 from .fit import FitResult as FitResult
 from .fit import Initialization as Initialization
 from .fit import ProximalAdam as ProximalAdam
-from .fit import RESULTS as RESULTS
 from .fit import fit as fit
 from .fit import initialize as initialize
 from .fit import log_likelihood as log_likelihood

@@ -276,9 +276,18 @@ def _observation(lane: dict[str, PyTree], bands: tuple[str, ...]) -> Observation
         ImagePSF(lane["psf"]),
         bands=bands,
         model_psf=lane["model_psf"],
-        kernel=DifferenceKernel(lane["kernel"]) if "kernel" in lane else None,
+        kernel=DifferenceKernel(lane["kernel"]) if "kernel" in lane else _kernel(lane),
         extent=lane["extent"],
     ).prepared()
+
+
+def _kernel(lane: dict[str, PyTree]) -> DifferenceKernel:
+    """The difference kernel of one lane, cropped to the edge that its PSF had before it was padded."""
+    kernel = DifferenceKernel.between(lane["model_psf"], ImagePSF(lane["psf"])).image
+    edge = kernel.shape[-1]
+    near = jnp.abs(jnp.arange(edge) - edge // 2) <= lane["psf_edge"] // 2
+    cropped = jnp.where((near[:, None] & near[None, :])[None], kernel, 0.0)
+    return DifferenceKernel(cropped / cropped.sum(axis=(-2, -1), keepdims=True))
 
 
 def _unpack(output: tuple[FitResult, Measurements, np.ndarray], lane: int, item: Item) -> Deblended:

@@ -124,8 +124,8 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
     Returns
     -------
     dict
-        ``images``, ``weights`` (lane, band, y, x), ``psf`` (lane, band, y, x), ``extent`` (lane, 2), ``centers`` (lane,
-        source, 2), ``errors`` and ``active`` (lane, source), ``model_psf``, and ``kernel`` if the bucket has one.
+        ``images``, ``weights`` (lane, band, y, x), ``psf`` (lane, band, y, x), ``psf_edge`` (lane), the edge before
+        padding, ``extent`` (lane, 2), ``centers`` (lane, source, 2), ``errors`` and ``active`` (lane, source), ``model_psf``, and ``kernel`` if the bucket has one.
     """
     n_bands, edge, count = len(bucket.bands), bucket.image_edge, bucket.n_sources
     dtype = np.asarray(items[0].obs.images).dtype
@@ -133,6 +133,7 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
         "images": np.zeros((lanes, n_bands, edge, edge), dtype),
         "weights": np.zeros((lanes, n_bands, edge, edge), dtype),
         "psf": np.zeros((lanes, n_bands, bucket.psf_edge, bucket.psf_edge), dtype),
+        "psf_edge": np.full(lanes, bucket.psf_edge, np.int32),
         "extent": np.ones((lanes, 2), np.int32),
         "centers": np.zeros((lanes, count, 2), dtype),
         "errors": np.zeros((lanes, count), dtype),
@@ -145,6 +146,7 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
         packed["images"][lane, :, :height, :width] = item.obs.images
         packed["weights"][lane, :, :height, :width] = item.obs.weights
         packed["psf"][lane] = _psf_stamps(item.obs, bucket.psf_edge)
+        packed["psf_edge"][lane] = item.obs.psf.edge
         packed["extent"][lane] = (height, width)
         packed["centers"][lane, :n] = item.centers
         packed["errors"][lane, :n] = item.errors

@@ -29,9 +29,6 @@ NO_PARENT = -1
 GIVEN_ERROR = 0.1
 """1σ error per axis in pixels of positions that come without one."""
 
-HELD = 0.5
-"""Positions this close to the border of the image, in pixels, are not fitted: they could leave it."""
-
 BORDER = 1e-3
 """Positions keep this distance from the border of the image, in pixels."""
 
@@ -193,10 +190,7 @@ def _positions(
             f"center_error: got shape {np.shape(errors)} for {len(positions)} sources; give one number, or one "
             "per source."
         )
-    edges = np.array(detection.labels.shape) - 1
-    with np.errstate(invalid="ignore"):
-        at_border = np.any((positions < HELD) | (positions > edges - HELD), axis=1)
-    return positions, np.where(at_border, 0.0, errors)
+    return positions, np.broadcast_to(errors, len(positions))
 
 
 def _inside(parent: Parent, positions: np.ndarray) -> np.ndarray:

@@ -115,13 +115,13 @@ def expand(
         return jax.vmap(lambda part, p, q: _ellipticity(template(part, good, p, q)))(shared, rows, columns)
 
     def solve(band: "_Band", shapes: Array) -> Array:
-        return _amplitudes(band, obs.extent, centers, active, shapes, widths, sparsity)
+        return _amplitudes(band, jnp.asarray(obs.extent), centers, active, shapes, widths, sparsity)
 
     def improve(_: Array, shapes: Array) -> Array:
         return shapes_of(_expansion(solve(mean, shapes), shapes, widths, edge))
 
     shapes = jax.lax.fori_loop(0, passes, improve, jnp.zeros_like(centers))
-    each = jax.lax.map(lambda band: solve(band, shapes), _Band(obs.images, obs.weights, psf))
+    each = jax.lax.map(lambda band: solve(band, shapes), _Band(jnp.asarray(obs.images), jnp.asarray(obs.weights), psf))
     return _expansion(jnp.einsum("b,bnw->nw", share, each), shapes, widths, edge)
 
 

@@ -66,7 +66,9 @@ def measure(
 def _check(blend: Blend, obs: Observation) -> None:
     """The observation must be one that the blend was made for."""
     if blend.frame != obs.shape:
-        raise ValueError(f"obs: got shape {obs.shape} for a blend of the frame {blend.frame}; give its own observation.")
+        raise ValueError(
+            f"obs: got shape {obs.shape} for a blend of the frame {blend.frame}; give its own observation."
+        )
     n_bands = {stack.terms()[0].shape[-1] for stack in blend.stacks}
     if n_bands and n_bands != {len(obs.bands)}:
         raise ValueError(f"obs: got {len(obs.bands)} bands for a blend of {n_bands.pop()}; give its own observation.")

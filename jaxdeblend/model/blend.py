@@ -42,7 +42,7 @@ class Stack(eqx.Module):
     def terms(self) -> tuple[Float[Array, "component term band"], Float[Array, "component term s s"]]:
         """Terms of each component; those of padding are dark."""
         spectra, images = jax.vmap(lambda component: component.terms())(self.component)
-        return jnp.where(self.active[:, None, None], spectra, 0.0), images
+        return jnp.where(self.active[:, None, None], spectra, 0.0), jnp.asarray(images)
 
     def project(self, rms: Float[Array, " band"]) -> "Stack":
         """Every component projected."""

@@ -81,7 +81,7 @@ class Source(eqx.Module):
 
     @property
     def box(self) -> Box:
-        """Pixels under the source's largest stamp, without the ripples of its interpolation; may reach beyond the frame."""
+        """Pixels under the largest stamp, without the ripples of its interpolation; may reach beyond the frame."""
         edge = max(stamp.shape[-1] for stamp in self.morphology) + 2
         y, x = (int(round(float(c))) - edge // 2 for c in self.center)
         return Box((y, x), (edge, edge))

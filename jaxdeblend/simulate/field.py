@@ -119,9 +119,7 @@ def simulate_field(
     >>> field.images.shape, field.truth.colnames[:3]
     ((2, 96, 96), ['x', 'y', 'ra'])
     """
-    draw_galaxies = [
-        choose_galaxies(name) for name in (("sersic", "asymmetric") if kind == "mixed" else (kind,))
-    ]
+    draw_galaxies = [choose_galaxies(name) for name in (("sersic", "asymmetric") if kind == "mixed" else (kind,))]
     survey = make_survey(bands, psf_fwhm=psf_fwhm, sky=sky)
     rng = np.random.default_rng(seed)
     centers = _draw_centers(rng, shape, density + star_density, margin=10.0)
@@ -151,9 +149,7 @@ def simulate_field(
     )
 
 
-def _draw_centers(
-    rng: np.random.Generator, shape: tuple[int, int], density: float, *, margin: float
-) -> np.ndarray:
+def _draw_centers(rng: np.random.Generator, shape: tuple[int, int], density: float, *, margin: float) -> np.ndarray:
     """Centres (source, 2) all over the image and a margin around it."""
     edges = np.array(shape) + 2 * margin
     n = rng.poisson(density * edges.prod() * (PIXEL_SCALE / 60) ** 2)
@@ -174,8 +170,7 @@ def _paint(
         start, stop = np.maximum(corner, 0), np.minimum(corner + 2 * half + 1, shape)
         if np.all(start < stop):
             to, of = (
-                tuple(slice(*pair) for pair in zip(start - o, stop - o, strict=True))
-                for o in (0 * corner, corner)
+                tuple(slice(*pair) for pair in zip(start - o, stop - o, strict=True)) for o in (0 * corner, corner)
             )
             frame[(slice(None), *to)] += stamp[(slice(None), *of)]
     return frame, snr
@@ -185,9 +180,7 @@ def _no_defects(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {"BAD": np.zeros(shape, bool), "SAT": np.zeros(shape, bool)}
 
 
-def _add_defects(
-    rng: np.random.Generator, images: np.ndarray, noiseless: np.ndarray
-) -> dict[str, np.ndarray]:
+def _add_defects(rng: np.random.Generator, images: np.ndarray, noiseless: np.ndarray) -> dict[str, np.ndarray]:
     """Spoil pixels of the images in place, and say which: dead columns, hot pixels, saturated cores."""
     planes = _no_defects(images.shape)
     n_bands, height, width = images.shape
@@ -215,9 +208,7 @@ def _make_wcs(shape: tuple[int, int]) -> WCS:
     return wcs
 
 
-def _tabulate(
-    sources: list[TrueSource], centers: np.ndarray, snr: np.ndarray, survey: Survey, wcs: WCS
-) -> Table:
+def _tabulate(sources: list[TrueSource], centers: np.ndarray, snr: np.ndarray, survey: Survey, wcs: WCS) -> Table:
     flux = np.array([source.flux for source in sources]).reshape(len(sources), len(survey.bands))
     y, x = centers.T
     table = Table({"x": x, "y": y})

@@ -166,14 +166,10 @@ def draw_asymmetric_galaxy(rng: np.random.Generator, survey: Survey, magnitude: 
     True
     """
     flux = survey.flux(_draw_magnitudes(rng, survey, magnitude))
-    radius = 1.35 * _draw_radius(
-        rng, magnitude
-    )  # at a given magnitude, late types are larger than the mean galaxy
+    radius = 1.35 * _draw_radius(rng, magnitude)  # at a given magnitude, late types are larger than the mean galaxy
     plain = _draw_disk(rng, radius)
     has_arms, has_clumps, has_tail, has_dust = rng.random(4) < (0.6, 0.8, 0.25, 0.5)
-    tilted = functools.partial(
-        lopsidedness, strength=rng.uniform(0.1, 0.5), phase=rng.uniform(0, 2 * math.pi)
-    )
+    tilted = functools.partial(lopsidedness, strength=rng.uniform(0.1, 0.5), phase=rng.uniform(0, 2 * math.pi))
     disk = dataclasses.replace(plain, modulations=(tilted,))
     parts: list[Part] = [(_draw_bulge(rng, plain), rng.beta(0.5, 3.0), rng.normal(0.6, 0.2))]
     arms = _draw_arms(rng)
@@ -191,9 +187,7 @@ def draw_asymmetric_galaxy(rng: np.random.Generator, survey: Survey, magnitude: 
     if has_tail:
         parts.append((_draw_tail(rng, plain), rng.uniform(0.06, 0.2), rng.normal(-0.1, 0.2)))
     rest = math.prod(1 - fraction for _, fraction, _ in parts)
-    parts = [
-        (shape, fraction * (1 - rest) / sum(f for _, f, _ in parts), tilt) for shape, fraction, tilt in parts
-    ]
+    parts = [(shape, fraction * (1 - rest) / sum(f for _, f, _ in parts), tilt) for shape, fraction, tilt in parts]
     kind = "tidal" if has_tail else "spiral" if has_arms else "clumpy" if has_clumps else "lopsided"
     galaxy = _assemble(kind, flux, radius, survey, [(disk, rest, 0.0), *parts])
     return _with_dust(rng, survey, galaxy) if has_dust and plain.axis_ratio < 0.6 else galaxy

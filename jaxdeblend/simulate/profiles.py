@@ -150,10 +150,7 @@ class Blobs:
         ky, kx = frequencies(edges)
         y, x = (self.offsets + np.asarray(center)).T
         rows, columns = (
-            np.exp(
-                -2 * (math.pi * k.ravel() * self.sigmas[:, None]) ** 2
-                - 2j * math.pi * k.ravel() * at[:, None]
-            )
+            np.exp(-2 * (math.pi * k.ravel() * self.sigmas[:, None]) ** 2 - 2j * math.pi * k.ravel() * at[:, None])
             for k, at in ((ky, y), (kx, x))
         )
         return (self.fractions[:, None] * rows).T @ columns
@@ -182,9 +179,7 @@ def frequencies(edges: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.fft.fftfreq(edges[0])[:, None], np.fft.rfftfreq(edges[1])[None]
 
 
-def _pixel_means(
-    brightness: Callable, y: np.ndarray, x: np.ndarray, size: float, *, depth: int
-) -> np.ndarray:
+def _pixel_means(brightness: Callable, y: np.ndarray, x: np.ndarray, size: float, *, depth: int) -> np.ndarray:
     """Mean brightness of cells of a given size: the midpoint or, near the cusp, the mean of finer cells."""
     values = brightness(y, x)
     near = y**2 + x**2 < (10 * size) ** 2

@@ -73,9 +73,7 @@ def stamp_radius(source: TrueSource, survey: Survey, *, depth: float = 0.03) -> 
     25
     """
     noise = depth * np.sqrt(survey.sky_variance)
-    reach = [
-        part.shape.isophote(float(np.min(noise / np.maximum(part.flux, 1e-10)))) for part in source.components
-    ]
+    reach = [part.shape.isophote(float(np.min(noise / np.maximum(part.flux, 1e-10)))) for part in source.components]
     half = max(survey.psf.shape[1:]) // 2
     return int(np.ceil(max(half, *reach, 0)))
 

@@ -103,9 +103,7 @@ def make_survey(
         psf = np.stack([moffat_stamp(width, edge=psf_edge) for width in fwhm])
     psf = np.asarray(psf, float)
     if psf.ndim != 3 or len(psf) != len(bands) or not (psf.shape[1] % 2 and psf.shape[2] % 2):
-        raise ValueError(
-            f"`psf` must be (band, y, x) with {len(bands)} bands and odd edges, got shape {psf.shape}."
-        )
+        raise ValueError(f"`psf` must be (band, y, x) with {len(bands)} bands and odd edges, got shape {psf.shape}.")
     variance = _per_band("sky", sky, bands, SKY_VARIANCE)
     zeropoint = np.array([ZEROPOINT[band] for band in bands])
     return Survey(bands, psf / psf.sum((1, 2), keepdims=True), variance, zeropoint)
@@ -155,11 +153,7 @@ def _per_band(
         if missing:
             raise ValueError(f"`{name}` has no entry for {missing}; give one for each of {bands}.")
         value = [value[band] for band in bands]
-    numbers = (
-        np.broadcast_to(np.asarray(value, float), len(bands))
-        if np.ndim(value) == 0
-        else np.asarray(value, float)
-    )
+    numbers = np.broadcast_to(np.asarray(value, float), len(bands)) if np.ndim(value) == 0 else np.asarray(value, float)
     if numbers.shape != (len(bands),) or not np.all(numbers > 0):
         raise ValueError(f"`{name}` must be positive, one number or one for each of {bands}, got {value}.")
     return np.array(numbers)

@@ -158,6 +158,4 @@ def _check_shared(scenes: Sequence[Scene]) -> None:
             and np.array_equal(scene.survey.sky_variance, first.survey.sky_variance)
         )
         if not same:
-            raise ValueError(
-                f"`scenes` must share shape, bands, PSFs and sky, but number {k} differs from number 0."
-            )
+            raise ValueError(f"`scenes` must share shape, bands, PSFs and sky, but number {k} differs from number 0.")

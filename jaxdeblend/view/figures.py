@@ -161,9 +161,7 @@ def sources_figure(
     n = min(len(stacks["model"]), max_sources)
     if n == 0 or any(len(stack) != len(centers) for stack in stacks.values()):
         counts = {name: len(stack) for name, stack in stacks.items()}
-        raise ValueError(
-            f"`centers` must be one or more (y, x), one for each source, got {len(centers)} for {counts}."
-        )
+        raise ValueError(f"`centers` must be one or more (y, x), one for each source, got {len(centers)} for {counts}.")
     norm = asinh_norm(images) if norm is None else norm
     columns = 2 + len(stacks)
     figure = _new_figure((1.9 * (columns - 1) + 2.9, 1.9 * n + 0.4))
@@ -176,9 +174,7 @@ def sources_figure(
         start = np.array([window[1].start, window[2].start])
         _mark(row[0], centers[k : k + 1] - start, numbered=False)
         row[0].set_ylabel(f"{k}", rotation=0, labelpad=10, va="center", fontsize=11)
-        _show_spectrum(
-            row[-1], {name: stack[k].sum((1, 2)) for name, stack in stacks.items()}, bands, first=k == 0
-        )
+        _show_spectrum(row[-1], {name: stack[k].sum((1, 2)) for name, stack in stacks.items()}, bands, first=k == 0)
     return _finish(figure, path)
 
 
@@ -219,9 +215,7 @@ def loss_figure(loss: ArrayLike, *, path: str | os.PathLike | None = None) -> Fi
     for k, curve in enumerate(curves[:200]):
         _show_loss(axes, curve, alpha=max(0.08, len(curves) ** -0.5), label="best step" if k == 0 else None)
     falls = any(np.ptp(curve) > 0 for curve in curves)
-    axes.set(
-        xlabel="step", ylabel="loss above its best value", xscale="log", yscale="log" if falls else "linear"
-    )
+    axes.set(xlabel="step", ylabel="loss above its best value", xscale="log", yscale="log" if falls else "linear")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -264,9 +258,7 @@ def _show_picture(axes: Axes, images: np.ndarray, title: str, bands: Sequence[st
 def _show_residual(axes: Axes, residual: np.ndarray, weights: np.ndarray | None, usable: np.ndarray) -> None:
     """Residual in standard deviations, with a colour bar."""
     if weights is None:
-        weights = np.broadcast_to(
-            noise_of(np.where(usable, residual, np.nan))[:, None, None] ** -2.0, residual.shape
-        )
+        weights = np.broadcast_to(noise_of(np.where(usable, residual, np.nan))[:, None, None] ** -2.0, residual.shape)
     scaled = np.where(usable, residual * np.sqrt(np.where(usable, weights, 0)), 0)
     n = usable.sum(0)
     combined = np.where(n > 0, scaled.sum(0) / np.sqrt(np.maximum(n, 1)), np.nan)
@@ -352,8 +344,7 @@ def _window(model: np.ndarray, center: np.ndarray) -> tuple[slice, slice, slice]
     reach = np.max(np.abs(np.concatenate([y - middle[0], x - middle[1]])), initial=15.0)
     half = int(min(max(np.ceil(reach), 15), (min(height, width) - 1) // 2))
     corner = [
-        int(np.clip(round(at) - half, 0, n - 2 * half - 1))
-        for at, n in zip(middle, (height, width), strict=True)
+        int(np.clip(round(at) - half, 0, n - 2 * half - 1)) for at, n in zip(middle, (height, width), strict=True)
     ]
     return slice(None), slice(corner[0], corner[0] + 2 * half + 1), slice(corner[1], corner[1] + 2 * half + 1)
 
@@ -370,7 +361,5 @@ def _stack_like(images: np.ndarray, stack: ArrayLike, name: str) -> np.ndarray:
     """Host copy of images of sources, if each has the shape of the images."""
     stack = np.asarray(stack, float)
     if stack.ndim != 4 or stack.shape[1:] != images.shape:
-        raise ValueError(
-            f"`{name}` must be (source, band, y, x) with images of {images.shape}, got {stack.shape}."
-        )
+        raise ValueError(f"`{name}` must be (source, band, y, x) with images of {images.shape}, got {stack.shape}.")
     return stack

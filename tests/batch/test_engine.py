@@ -1,7 +1,6 @@
 """Batches of ragged blends. All of them lie on one rung of the ladder, so that few programs are compiled."""
 
 import logging
-from functools import lru_cache
 
 import equinox as eqx
 import jax
@@ -119,7 +118,7 @@ def test_results_hold_what_the_functions_of_one_blend_say(few):
         np.testing.assert_allclose(
             np.asarray(result.table()[name]), np.asarray(table[name]), rtol=2e-3, atol=2e-3, err_msg=name
         )
-    np.testing.assert_allclose(result.model, jd.render(result.blend, obs), atol=2e-3 * result.model.max())
+    np.testing.assert_allclose(result.model, render(result.blend, obs), atol=2e-3 * result.model.max())
     assert result.result in jd.RESULTS and bool(result.converged) == (result.result is jd.RESULTS.CONVERGED)
     assert len(result.loss) == FEW_STEPS.max_steps and np.isfinite(result.loss[: int(result.n_steps)]).all()
 
@@ -145,8 +144,9 @@ def test_errors_of_positions_are_per_blend_and_per_source(few):
     blends = few[0][:2]
     numbers = [len(centers) for _, centers in blends]
     errors = [0.0, np.linspace(0.1, 0.2, numbers[1])]
-    for given, expected in ((errors, errors), (np.array([0.2, 0.3]), [0.2, 0.3]), (0, [0, 0]), (0.25, [0.25, 0.25])):
-        for result, error, n in zip(deblend_batch(blends, center_error=given), expected, numbers, strict=True):
+    cases = ((errors, errors), (np.array([0.2, 0.3]), [0.2, 0.3]), (0, [0, 0]), (0.25, [0.25, 0.25]))
+    for center_error, expected in cases:
+        for result, error, n in zip(deblend_batch(blends, center_error=center_error), expected, numbers, strict=True):
             np.testing.assert_allclose(result.blend.center_prior.sigma, np.broadcast_to(error, n), rtol=1e-6)
     fixed = deblend_batch(blends, center_error=0.0)[0]
     np.testing.assert_allclose(fixed.blend.centers, blends[0][1], rtol=1e-6)
@@ -166,7 +166,7 @@ def exact(obs, centers):
 
 
 # each frame compiles its own programs
-FRAMES = [((24, 29), 2, 13), ((21, 32), 3, 11), ((27, 20), 1, 15)]
+FRAMES = [((24, 29), 2, 13), ((27, 20), 3, 11)]
 
 
 @given(seed=st.integers(0, 1000), frame=st.sampled_from(FRAMES))
@@ -197,14 +197,16 @@ def check_padding(obs, centers):
     np.testing.assert_allclose(padded.blend.centers, plain.blend.centers, atol=1e-3)
 
 
+render = eqx.filter_jit(jd.render)
+
+
 def test_another_model_psf_is_honoured():
-    """With the PSF itself as PSF of model space, a star as observed is a point of model space."""
     obs, centers = blend(6, (25, 25), 2, 15)
-    own = jd.Observation(obs.images, np.ones(2), obs.psf, bands=obs.bands, model_psf=jd.GaussianPSF(1.1))
-    (wide, default) = deblend_batch([(own, centers), (obs, centers)])
-    np.testing.assert_allclose(wide.fit.loss[0], exact_loss(own, centers), rtol=1e-3)
-    np.testing.assert_allclose(default.fit.loss[0], exact_loss(obs, centers), rtol=1e-3)
-    assert abs(wide.fit.loss[0] / default.fit.loss[0] - 1) > 1e-3
+    own = jd.Observation(obs.images, np.ones(2), obs.psf, bands=obs.bands, model_psf=jd.GaussianPSF(0.9))
+    result, _ = deblend_batch([(own, centers), (obs, centers)])
+    tolerance = 1e-3 * result.model.max()
+    np.testing.assert_allclose(result.model, render(result.blend, own), atol=tolerance)
+    assert np.abs(result.model - render(result.blend, obs)).max() > 10 * tolerance
 
 
 def test_an_own_difference_kernel_is_honoured():
@@ -213,15 +215,7 @@ def test_an_own_difference_kernel_is_honoured():
     own = jd.Observation(obs.images, np.ones(2), obs.psf, bands=obs.bands, kernel=jd.DifferenceKernel(identity))
     with_own = deblend(own, centers)
     # the identity leaves models as they are in model space
-    np.testing.assert_allclose(with_own.model, with_own.blend.cube(), atol=1e-3 * with_own.model.max())
+    np.testing.assert_allclose(
+        with_own.model, eqx.filter_jit(lambda b: b.cube())(with_own.blend), atol=1e-3 * with_own.model.max()
+    )
     assert np.abs(with_own.model - deblend(obs, centers).model).max() > 0.01 * with_own.model.max()
-
-
-@lru_cache
-def compiled_loss():
-    return eqx.filter_jit(lambda blend, obs: -jd.log_posterior(blend.project(obs.background_rms), obs))
-
-
-def exact_loss(obs, centers):
-    start = jd.initialize(obs, centers, stamp_edge=STAMP_EDGE, options=OPTIONS)
-    return compiled_loss()(start, obs)

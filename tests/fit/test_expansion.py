@@ -5,8 +5,9 @@ import pytest
 
 from jaxdeblend.fit.expansion import band_weights, detection_image, expand, template
 from jaxdeblend.ops import stamps
-from tests.scenes import CENTERS, FLUXES, PSF_SIGMA, SHAPE, gaussian, observe, sky
+from tests.scenes import CENTERS, FLUXES, gaussian, observe, sky
 
+templated = eqx.filter_jit(template)
 WIDTHS = jnp.array([0.85, 1.7, 3.4])
 
 
@@ -19,7 +20,7 @@ def test_bands_are_weighted_by_their_noise():
 
 def test_detection_image_is_sharper_and_keeps_the_flux():
     obs = observe(sky())
-    image = np.asarray(detection_image(obs))
+    image = np.asarray(eqx.filter_jit(detection_image)(obs))
     mean = np.asarray(obs.images).mean(axis=0)
     assert image.max() > 1.1 * mean.max()
     np.testing.assert_allclose(image.sum(), mean.sum(), rtol=0.06)  # 1 / (1 + 0.05) at the lowest frequency
@@ -59,7 +60,7 @@ def test_template_is_the_smaller_of_opposite_pixels():
     """A neighbour on one side only leaves no trace."""
     alone = gaussian((21, 21), (10, 10), 2.0)
     image = jnp.asarray(alone + gaussian((21, 21), (10, 15), 1.0))
-    found = template(image, jnp.ones((21, 21), dtype=bool), *placements((10, 10), (21, 21), 15))
+    found = templated(image, jnp.ones((21, 21), dtype=bool), *placements((10, 10), (21, 21), 15))
     np.testing.assert_allclose(found[:, :7], alone[3:18, 3:10], rtol=0.05, atol=1e-3 * alone.max())
     np.testing.assert_allclose(found, found[::-1, ::-1], atol=1e-6)
 
@@ -69,10 +70,10 @@ def test_template_takes_the_usable_one_of_opposite_pixels():
     good = np.ones((21, 21), dtype=bool)
     good[:, 12:] = False
     image = jnp.asarray(np.where(good, alone, 0.0))
-    found = template(image, jnp.asarray(good), *placements((10, 10), (21, 21), 15))
+    found = templated(image, jnp.asarray(good), *placements((10, 10), (21, 21), 15))
     np.testing.assert_allclose(found, alone[3:18, 3:18], rtol=1e-3, atol=1e-3 * alone.max())
 
 
 def test_template_without_a_usable_pixel_is_dark():
     nothing = jnp.zeros((21, 21), dtype=bool)
-    assert not np.any(template(jnp.ones((21, 21)), nothing, *placements((10, 10), (21, 21), 15)))
+    assert not np.any(templated(jnp.ones((21, 21)), nothing, *placements((10, 10), (21, 21), 15)))

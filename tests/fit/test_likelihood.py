@@ -5,7 +5,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jaxdeblend as jd
-from tests.scenes import gaussian, observe
+from tests.scenes import gaussian
 
 STEP = 1e-4
 

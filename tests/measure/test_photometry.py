@@ -15,6 +15,7 @@ MODEL_VARIANCE = 0.8**2 + 1 / 12
 """Second moment of the PSF of model space: a Gaussian of 0.8 px, integrated over pixels."""
 
 measured = eqx.filter_jit(measure_arrays)
+rendered = eqx.filter_jit(jd.render_sources)
 PAIR = np.array([(12.2, 9.7), (12.9, 12.4)])
 
 
@@ -125,7 +126,7 @@ def shares():
     noise = RMS[:, None, None] * np.random.default_rng(5).normal(size=(2, *SHAPE))
     mask = np.zeros(SHAPE, dtype=bool)
     mask[12, 8:10] = True
-    obs = observe(np.asarray(jd.render(blend, noise_of())) + noise, mask=mask)
+    obs = observe(np.asarray(rendered(blend, noise_of()).sum(axis=0)) + noise, mask=mask)
     return blend, obs, mask, jd.apportion_flux(blend, obs)
 
 
@@ -137,7 +138,7 @@ def test_children_and_rest_are_the_image(shares):
 
 def test_children_are_in_proportion_to_their_models(shares):
     blend, obs, mask, parts = shares
-    models = np.asarray(jd.render_sources(blend, obs))
+    models = np.asarray(rendered(blend, obs))
     near = (models.sum(axis=0) > 1.0) & ~mask
     share = models / models.sum(axis=0)
     np.testing.assert_allclose(parts.children[:, near], (share * obs.images)[:, near], rtol=1e-3, atol=1e-3)

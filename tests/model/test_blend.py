@@ -12,6 +12,7 @@ from jaxdeblend.ops import stamps
 FRAME = (17, 15)
 cube = eqx.filter_jit(lambda blend, *extent: blend.cube(*extent))
 source_cubes = eqx.filter_jit(lambda blend: blend.source_cubes())
+render = eqx.filter_jit(lambda source: source.render(FRAME))
 log_prior = eqx.filter_jit(lambda blend: blend.log_prior(RMS))
 RMS = jnp.array([1.0, 0.5])
 
@@ -21,14 +22,14 @@ def shape(edge, seed):
 
 
 def sources():
-    """Stars, galaxies of two stamp sizes, a bulge and disk, a cube: no two neighbours of one kind."""
+    """Stars, galaxies, a bulge and disk, a cube, each on stamps of another size: no two neighbours of one kind."""
     return [
         jd.PointSource((5.2, 6.0), jnp.array([3.0, 4.0]), edge=9, center_error=0.1),
         jd.ExtendedSource((8.0, 9.7), jnp.array([1.0, 2.0]), shape(5, 0), center_error=0.2),
         jd.Source((3.1, 3.2), (jd.CubeComponent(jnp.stack([shape(7, 1), shape(7, 2)])),)),
         jd.ExtendedSource((12.0, 4.5), jnp.array([[1.0, 0.5], [0.2, 2.0]]), jnp.stack([shape(5, 3), shape(5, 4)])),
         jd.PointSource((11.0, 12.6), jnp.array([1.0, 1.5]), edge=9),
-        jd.ExtendedSource((0.3, 14.0), jnp.array([2.0, 2.0]), shape(9, 5)),
+        jd.ExtendedSource((0.3, 14.0), jnp.array([2.0, 2.0]), shape(5, 5)),
     ]
 
 
@@ -51,7 +52,7 @@ def with_padding(blend):
 
 def test_a_blend_gives_its_sources_back_in_order(blend):
     back = blend.sources
-    assert len(back) == 6 and len(blend.stacks) == 4
+    assert len(back) == 6 and len(blend.stacks) == 3
     for given, found in zip(sources(), back, strict=True):
         np.testing.assert_array_equal(found.center, given.center)
         np.testing.assert_array_equal(found.center_error, given.center_error)
@@ -62,7 +63,7 @@ def test_a_blend_gives_its_sources_back_in_order(blend):
 
 
 def test_a_blend_is_the_sum_of_its_sources(blend):
-    each = [source.render(FRAME) for source in sources()]
+    each = [render(source) for source in sources()]
     np.testing.assert_allclose(source_cubes(blend), each, atol=1e-5)
     np.testing.assert_allclose(cube(blend), sum(each), atol=1e-5)
 
@@ -128,14 +129,14 @@ def test_cube_is_linear_in_spectrum_and_morphology_and_has_their_adjoints():
 
 def test_gradient_with_respect_to_the_centres():
     with jax.enable_x64(True):
-        blend = jd.Blend.of(sources(), frame=FRAME)
+        blend = jd.Blend.of(sources()[1::2], frame=FRAME)
         image = jnp.asarray(np.random.default_rng(1).normal(size=(2, *FRAME)))
 
         @jax.jit
         def value(centers):
             return jnp.sum(eqx.tree_at(lambda b: b.centers, blend, centers).cube() * image)
 
-        direction, step = jnp.asarray(np.random.default_rng(2).normal(size=(6, 2))), 1e-6
+        direction, step = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2))), 1e-6
         expected = (value(blend.centers + step * direction) - value(blend.centers - step * direction)) / (2 * step)
         found = jnp.sum(jax.grad(value)(blend.centers) * direction)
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
@@ -194,7 +195,7 @@ def test_a_users_component_works_in_a_blend_and_its_gradient_flows():
     halos = [Halo(jnp.asarray(sigma), jnp.array([[1.0, 2.0], [2.0, -1.0]])) for sigma in (1.5, 6.0)]
     mixed = [jd.Source((8.0, 7.0), (halos[0],)), sources()[1], jd.Source((4.0, 4.0), (halos[1],))]
     blend = jd.Blend.of(mixed, frame=FRAME)
-    np.testing.assert_allclose(cube(blend), sum(source.render(FRAME) for source in mixed), atol=1e-5)
+    np.testing.assert_allclose(cube(blend), sum(render(source) for source in mixed), atol=1e-5)
     projected = eqx.filter_jit(lambda b: b.project(RMS))(blend).sources[2].components[0]
     assert float(projected.sigma) == 4 and float(projected.spectra.min()) == 0
     gradient = eqx.filter_jit(eqx.filter_grad(lambda b: jnp.sum(b.cube() ** 2) + b.log_prior(RMS)))(blend)
