@@ -125,7 +125,8 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
     -------
     dict
         ``images``, ``weights`` (lane, band, y, x), ``psf`` (lane, band, y, x), ``psf_edge`` (lane), the edge before
-        padding, ``extent`` (lane, 2), ``centers`` (lane, source, 2), ``errors`` and ``active`` (lane, source), ``model_psf``, and ``kernel`` if the bucket has one.
+        padding, ``extent`` (lane, 2), ``centers`` (lane, source, 2), ``errors`` and ``active`` (lane, source),
+        ``model_psf``, and ``kernel`` if the bucket has one.
     """
     n_bands, edge, count = len(bucket.bands), bucket.image_edge, bucket.n_sources
     dtype = np.asarray(items[0].obs.images).dtype

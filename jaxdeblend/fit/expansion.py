@@ -189,7 +189,8 @@ def _psf_mixture(stamp: Float[Array, "s s"]) -> tuple[Float[Array, " gaussian"],
     variance = core * jnp.asarray(PSF_WIDTHS, stamp.dtype) ** 2
     scale = variance[:, None, None]
     models = jnp.exp(-0.5 * radius2[None] / scale) / (2 * jnp.pi * scale)
-    flux = lstsq.spectra(models, stamp, jnp.ones_like(stamp))
+    known = (stamp != 0).astype(stamp.dtype)  # a stamp padded with zeros is the same PSF
+    flux = lstsq.spectra(models, stamp, known)
     return variance, flux / jnp.maximum(flux.sum(), jnp.finfo(flux.dtype).tiny)
 
 

@@ -9,9 +9,6 @@ from jaxtyping import Array, Float
 
 from .parameter import parameters
 
-FLOOR = 1e-12
-"""Smallest spectrum, relative to the background noise: a component that is off in a band can come back."""
-
 
 class AbstractSpectrum(eqx.Module):
     """Brightness of a component's peak in each band, in image units.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import jaxdeblend as jd
 from jaxdeblend.fit.initialize import default_stamp_edge
-from tests.scenes import gaussian
+from tests.scenes import fluxes_of, gaussian
 
 OPTIONS = jd.Initialization(max_components=1, passes=1)
 FEW_STEPS = jd.ProximalAdam(max_steps=12)
@@ -165,21 +165,29 @@ def exact(obs, centers):
     return jd.fit(start, obs, FEW_STEPS)
 
 
-# each frame compiles its own programs
-FRAMES = [((24, 29), 2, 13), ((27, 20), 3, 11)]
+# every frame and number of sources compiles its own exact programs: two are enough, with many draws of each
+FRAMES = [((27, 20), 3, 11), ((24, 29), 2, 13)]
 
 
 @given(seed=st.integers(0, 1000), frame=st.sampled_from(FRAMES))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_padding_changes_nothing(seed, frame):
-    shape, n_sources, psf_edge = frame
-    obs, centers = blend(seed, shape, n_sources, psf_edge)
-    check_padding(obs, centers)
+    check_padding(*blend(seed, *frame))
+
+
+def test_padding_changes_the_typical_flux_by_rounding_only():
+    """What is left comes from the wrap-around of the partly deconvolved image on which ellipticities are measured."""
+    differences = []
+    for seed in range(12):
+        obs, centers = blend(seed, *FRAMES[0])
+        padded, plain = flux_of(deblend(obs, centers)), fluxes_of(exact(obs, centers).blend)
+        differences.append(np.abs(padded / plain - 1).max())
+    assert np.median(differences) < 1e-4
 
 
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (23.3, 28.4), (11.0, 28.0)])
 def test_padding_changes_nothing_for_a_source_at_the_edge(corner):
-    (shape, _, psf_edge), rng = FRAMES[0], np.random.default_rng(8)
+    (shape, _, psf_edge), rng = FRAMES[1], np.random.default_rng(8)
     centers = np.array([corner, (12.0, 13.0)])
     images = 900.0 * sum(gaussian(shape, center, 1.5) for center in centers)[None] + rng.normal(size=(2, *shape))
     obs = jd.Observation(images, np.ones(2), psf_of(psf_edge), bands=("g", "r"))
@@ -192,9 +200,9 @@ def psf_of(edge, sigma=1.4):
 
 def check_padding(obs, centers):
     padded, plain = deblend(obs, centers), exact(obs, centers)
-    fluxes = np.array([source.flux for source in plain.blend.sources])
-    np.testing.assert_allclose(flux_of(padded), fluxes, rtol=1e-3, atol=1e-4 * fluxes.max())
-    np.testing.assert_allclose(padded.blend.centers, plain.blend.centers, atol=1e-3)
+    fluxes = fluxes_of(plain.blend)
+    np.testing.assert_allclose(flux_of(padded), fluxes, rtol=1e-3, atol=1e-3 * fluxes.max())
+    np.testing.assert_allclose(padded.blend.centers, plain.blend.centers, atol=2e-3)
 
 
 render = eqx.filter_jit(jd.render)

@@ -28,6 +28,11 @@ def rms():
     return jnp.asarray(RMS, dtype=float)
 
 
+@eqx.filter_jit
+def project(module, noise):
+    return module.project(noise)
+
+
 def stacked(module):
     return jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * 3), module)
 
@@ -61,11 +66,15 @@ def is_connected(image):
     return n == 0 or (n == 1 and labels[MIDDLE] == 1)
 
 
+def falls_outwards(image):
+    return image.max() <= image[MIDDLE] + 1e-6
+
+
 # name: how to make it, what it asks for
 CONSTRAINTS = {
     "Positive": (jd.Positive, lambda image: (image >= 0).all()),
-    "Monotonic": (jd.Monotonic, lambda image: image.max() == image[MIDDLE]),
-    "WeightedMonotonic": (jd.WeightedMonotonic, lambda image: image.max() == image[MIDDLE]),
+    "Monotonic": (jd.Monotonic, falls_outwards),
+    "WeightedMonotonic": (jd.WeightedMonotonic, falls_outwards),
     "Symmetric": (jd.Symmetric, lambda image: np.allclose(image, image[::-1, ::-1], atol=1e-6)),
     "SparseThreshold": (lambda: jd.SparseThreshold(2.0), lambda image: ((image == 0) | (image >= 2 * NOISE)).all()),
     "Connected": (jd.Connected, is_connected),
@@ -83,12 +92,17 @@ def constraint(request):
     return request.param
 
 
+@eqx.filter_jit
+def project_all(constraint, images, noise):
+    return jax.vmap(constraint.project, in_axes=(0, None))(images, noise)
+
+
 def projected(name, images):
-    return jax.vmap(CONSTRAINTS[name][0]().project, in_axes=(0, None))(images, noise())
+    return project_all(CONSTRAINTS[name][0](), images, noise())
 
 
 def test_constraint_projects_onto_what_it_asks_for_once_and_for_all(constraint):
-    images = draw(6, EDGE, EDGE)
+    images = draw(3, EDGE, EDGE)
     once = projected(constraint, images)
     assert once.shape == images.shape and once.dtype == images.dtype
     assert all(CONSTRAINTS[constraint][1](image) for image in np.asarray(once))
@@ -102,16 +116,15 @@ def test_constraint_of_one_stamp_is_that_of_many(constraint):
 
 
 def test_constraint_has_a_finite_gradient_and_takes_the_dark(constraint):
-    project = CONSTRAINTS[constraint][0]().project
-    for image in (draw(EDGE, EDGE), jnp.zeros((EDGE, EDGE))):
-        assert_finite(project(image, noise()))
-        if constraint != "Connected":  # a flood has no reverse mode, and is never differentiated
-            assert_finite(jax.grad(lambda image: jnp.sum(project(image, noise()) ** 2))(image))
+    images = draw(3, EDGE, EDGE).at[0].set(0.0)
+    assert_finite(projected(constraint, images))
+    if constraint != "Connected":  # a flood has no reverse mode, and is never differentiated
+        assert_finite(jax.grad(lambda images: jnp.sum(projected(constraint, images) ** 2))(images))
 
 
 def test_constraint_keeps_double_precision(constraint):
     with jax.enable_x64(True):
-        assert projected(constraint, draw(2, EDGE, EDGE)).dtype == jnp.float64
+        assert projected(constraint, draw(3, EDGE, EDGE)).dtype == jnp.float64
 
 
 # ------------------------------------------------------------------------------------------------------- priors
@@ -199,15 +212,15 @@ def test_every_morphology_is_in_this_suite():
 @pytest.mark.parametrize("name", MORPHOLOGIES)
 def test_morphology(name):
     morphology = MORPHOLOGIES[name]()
-    once, factor = morphology.project(noise())
-    twice, again = once.project(jnp.clip(noise() / factor, 1e-6, 1.0))  # in units of the new maximum
+    once, factor = project(morphology, noise())
+    twice, again = project(once, jnp.clip(noise() / factor, 1e-6, 1.0))  # in units of the new maximum
     assert_same(twice, once)
     assert_same(again, jnp.ones(()))
     many, factors = jax.jit(jax.vmap(lambda m: m.project(noise())))(stacked(morphology))
     assert_same(many, stacked(once))
     assert_same(factors, jnp.stack([factor] * 3))
     assert morphology.image().shape == (EDGE, EDGE)
-    assert_finite(eqx.filter_grad(lambda m: m.log_prior(noise()) + m.image().sum())(morphology))
+    assert_finite(eqx.filter_jit(eqx.filter_grad(lambda m: m.log_prior(noise()) + m.image().sum()))(morphology))
     assert_describes_parameters(morphology.step_sizes(), morphology)
 
 
@@ -231,15 +244,15 @@ def component(request):
 
 
 def test_projected_component_is_feasible_and_stays(component):
-    once = component().project(rms())
-    assert_same(once.project(rms()), once)
+    once = project(component(), rms())
+    assert_same(project(once, rms()), once)
     spectra, images = (np.asarray(part) for part in once.terms())
     assert (spectra >= 0).all() and (images >= 0).all()
-    assert (images.max(axis=(1, 2)) == images[:, *MIDDLE]).all()
+    assert all(falls_outwards(image) for image in images)
 
 
 def test_component_under_jit_and_vmap(component):
-    once = component().project(rms())
+    once = project(component(), rms())
     assert_same(jax.jit(jax.vmap(lambda part: part.project(rms())))(stacked(component())), stacked(once))
 
 
@@ -272,7 +285,7 @@ def test_gradient_flows_from_the_blend_to_the_component(component):
 
 def test_component_keeps_double_precision(component):
     with jax.enable_x64(True):
-        part = component().project(rms())
+        part = project(component(), rms())
         assert {leaf.dtype for leaf in jax.tree.leaves((part, part.terms(), part.log_prior(rms())))} == {
             np.dtype("float64")
         }

@@ -61,7 +61,6 @@ def test_half_of_a_source_is_masked():
 def test_no_source():
     obs, blend = begin([])
     assert len(blend.sources) == 0 and blend.frame == SHAPE
-    assert not np.any(jd.render(blend, obs))
     result = jd.fit(blend, obs, jd.ProximalAdam(max_steps=12))
     assert len(result.blend.sources) == 0 and np.isfinite(result.loss[0])
 

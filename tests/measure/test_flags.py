@@ -82,7 +82,7 @@ def test_every_flag_has_a_case():
 
 
 def test_a_lost_source_has_no_flux_but_its_position():
-    """`initialize` leaves such a source dark and inactive at (0, 0); its neighbour is measured as if it were not there."""
+    """`initialize` leaves such a source dark; its neighbour is measured as if it were not there."""
     images = 300.0 * gaussian(SHAPE, MIDDLE, PSF_SIGMA)[None].repeat(2, 0)
     obs = jd.Observation(images, np.ones(2), jd.GaussianPSF(PSF_SIGMA), bands=("g", "r"))
     blend = jd.Blend.of([jd.PointSource(MIDDLE, (300.0, 300.0)), jd.PointSource((40.0, -7.0), (0.0, 0.0))], frame=SHAPE)
