@@ -285,7 +285,7 @@ def _kernel(lane: dict[str, PyTree]) -> DifferenceKernel:
     """The difference kernel of one lane, cropped to the edge that its PSF had before it was padded."""
     kernel = DifferenceKernel.between(lane["model_psf"], ImagePSF(lane["psf"])).image
     edge = kernel.shape[-1]
-    near = jnp.abs(jnp.arange(edge) - edge // 2) <= lane["psf_edge"] // 2
+    near = jnp.abs(jnp.arange(edge, dtype=lane["psf_edge"].dtype) - edge // 2) <= lane["psf_edge"] // 2
     cropped = jnp.where((near[:, None] & near[None, :])[None], kernel, 0.0)
     return DifferenceKernel(cropped / cropped.sum(axis=(-2, -1), keepdims=True))
 

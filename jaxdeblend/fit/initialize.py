@@ -263,8 +263,8 @@ def _spectra(
         for k, n in enumerate(obs.shape)
     )
     frames = jnp.einsum("cys,cst,cxt->cyx", rows, images, columns)
-    y, x = jnp.arange(obs.shape[0])[:, None], jnp.arange(obs.shape[1])[None, :]
-    real = (y < obs.extent[0]) & (x < obs.extent[1])
+    y, x = (jnp.arange(n, dtype=obs.extent.dtype) < end for n, end in zip(obs.shape, obs.extent, strict=True))
+    real = y[:, None] & x[None, :]
     models = obs.convolve(jnp.where(real[None] & lit[:, None, None], frames, 0.0)[:, None])
     models = jnp.broadcast_to(models, (len(models), *obs.images.shape))  # bands may share one PSF
     images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)

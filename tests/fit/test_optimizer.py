@@ -38,8 +38,8 @@ def test_a_constant_gradient_moves_by_the_step():
 
 def test_units_do_not_matter(rng):
     """Parameters in units u times smaller: gradients are u times smaller, steps and changes u times larger."""
-    gradients = rng.normal(size=(6, 4)).astype(np.float32)
+    gradients = jnp.asarray(rng.normal(size=(6, 4)), dtype=float)
     scale = jnp.array([1e-4, 1.0, 1e3, 1e6])
-    plain = trajectory(jnp.asarray(gradients), jnp.ones(4))
-    scaled = trajectory(jnp.asarray(gradients) / scale[None], scale)
+    plain = trajectory(gradients, jnp.ones(4))
+    scaled = trajectory(gradients / scale[None], scale)
     np.testing.assert_allclose(scaled / np.asarray(scale), plain, rtol=1e-4)
