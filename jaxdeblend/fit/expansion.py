@@ -25,6 +25,9 @@ MAX_ELLIPTICITY = 0.8
 PSF_WIDTHS = (0.9, 1.5, 3.0)
 """σ of the Gaussians that stand for a PSF here, relative to the Gaussian of the same maximum."""
 
+MOMENT_POWER = 1.3
+"""Power of a template that weights its second moments: 1 is swayed by noise far out, 2 sees only the core."""
+
 MISMATCH = 0.2
 """Typical misfit of an expansion relative to the light itself. It adds to the noise in the solution of the amplitudes,
 so that what a bright galaxy's expansion misses is not given to the faint sources on it."""
@@ -163,10 +166,10 @@ def template(
 
 
 def _ellipticity(stamp: Float[Array, "s s"]) -> Float[Array, "2"]:
-    """(e1, e2) of the second moments about the centre, weighted with the stamp itself."""
+    """(e1, e2) of the second moments about the centre, weighted with a power of the stamp itself."""
     offset = jnp.arange(stamp.shape[-1], dtype=stamp.dtype) - stamp.shape[-1] // 2
     y, x = offset[:, None], offset[None, :]
-    weight = (stamp / jnp.maximum(stamp.max(), jnp.finfo(stamp.dtype).tiny)) ** 2
+    weight = (stamp / jnp.maximum(stamp.max(), jnp.finfo(stamp.dtype).tiny)) ** MOMENT_POWER
     xx, yy, xy = jnp.sum(weight * x**2), jnp.sum(weight * y**2), jnp.sum(weight * x * y)
     trace = jnp.maximum(xx + yy, 1e-6)
     shape = jnp.stack([xx - yy, 2 * xy]) / trace

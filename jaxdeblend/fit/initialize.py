@@ -52,13 +52,10 @@ class Initialization(eqx.Module):
     2
     """
 
-    constraints: tuple[AbstractConstraint, ...] = (
-        Positive(),
-        Monotonic(),
-        SparseThreshold(0.1),
-        CenterKept(),
+    constraints: tuple[AbstractConstraint, ...] = eqx.field(
+        default_factory=lambda: (Positive(), Monotonic(), SparseThreshold(0.1), CenterKept())
     )
-    priors: tuple[AbstractPrior, ...] = (SymmetricPrior(0.2, 0.5),)
+    priors: tuple[AbstractPrior, ...] = eqx.field(default_factory=lambda: (SymmetricPrior(0.2, 0.5),))
     widths: Float[Array, " width"] = eqx.field(converter=jnp.asarray, default=(0.85, 1.7, 3.4, 6.8, 13.6))
     sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
     passes: int = eqx.field(static=True, default=6)
