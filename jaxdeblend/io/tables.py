@@ -128,7 +128,7 @@ def write_catalog(table: Table, path: PathLike, *, overwrite: bool = False) -> P
     table
         Table or QTable.
     path
-        File ending in ``.ecsv``, ``.fits`` or ``.parquet`` (which needs pyarrow).
+        File ending in ``.ecsv``, ``.fits`` or ``.parquet`` (which needs the extra ``parquet``).
     overwrite
         Whether the file may exist already.
 
@@ -270,6 +270,7 @@ def _from_sky(path: Path, sky: list[np.ndarray], wcs: WCS | None) -> np.ndarray:
 
 def _require_pyarrow(path: Path) -> None:
     try:
+        import pandas  # noqa: F401 # pyright: ignore[reportMissingImports]
         import pyarrow  # noqa: F401 # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from error
+        raise ImportError(f"{path}: Parquet needs pandas and pyarrow: pip install 'jaxdeblend[parquet]'.") from error

@@ -164,14 +164,15 @@ def test_catalog_endings(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
 def test_parquet_asks_for_pyarrow(tmp_path):
-    with pytest.raises(ImportError, match="Parquet needs pyarrow: pip install pyarrow"):
+    with pytest.raises(ImportError, match="Parquet needs pandas and pyarrow: pip install"):
         write_catalog(catalog(), tmp_path / "c.parquet")
     (tmp_path / "p.parquet").touch()
-    with pytest.raises(ImportError, match="Parquet needs pyarrow"):
+    with pytest.raises(ImportError, match="Parquet needs pandas and pyarrow"):
         read_positions(tmp_path / "p.parquet")
 
 
 def test_parquet_round_trip(tmp_path):
+    pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     Table({"x": X, "y": Y}).write(tmp_path / "p.parquet")
     np.testing.assert_allclose(read_positions(tmp_path / "p.parquet")[0][:, 1], X)
