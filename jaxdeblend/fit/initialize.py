@@ -20,7 +20,7 @@ from .expansion import expand
 class Initialization(eqx.Module):
     """How sources begin, and under which constraints and priors they are fitted.
 
-    Every default is the best that a study on simulated truth found, see ``benchmarks/truth.py``.
+    Defaults were chosen on simulated truth, one at a time, with ``benchmarks/truth.py``.
 
     Parameters
     ----------
