@@ -1,10 +1,14 @@
 """Multi-Gaussian expansions: a smooth first model of all sources of a blend at once.
 
 Each source is a sum of concentric Gaussians of a few fixed widths and one common ellipticity (Emsellem et al. 1994,
-A&A 285, 723; Cappellari 2002, MNRAS 333, 400). Amplitudes enter linearly, so those of all sources, widths and bands
-follow from one non-negative least-squares problem per band: whether light belongs to a compact source or to an
-extended neighbour is decided by all pixels together, not source by source. Ellipticities are measured on the image as
-shared out by an expansion of the mean of all bands, a few times over; then the amplitudes are solved in every band.
+A&A 285, 723; Cappellari 2002, MNRAS 333, 400), times a spectrum. Amplitudes enter linearly, so those of all sources and
+widths follow from one non-negative least-squares problem: whether light belongs to a compact source or to an extended
+neighbour is decided by all pixels together, not source by source. Three stages follow one another:
+
+1. on the weighted mean of all bands, amplitudes in turn with Gauss-Newton steps of all ellipticities and positions;
+2. from the normal equations of every band, spectra in turn with amplitudes, so that colours help to tell sources apart;
+3. the expansions, drawn on stamps in model space.
+
 With the PSF as a sum of Gaussians, too, all models are analytic.
 """
 
@@ -13,51 +17,116 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
-from ..ops import lstsq, monotone, stamps
-
-DECONVOLUTION = 0.05
-"""Regularisation of the partly deconvolved detection image, relative to the weight of all bands."""
+from ..ops import lstsq
 
 MAX_ELLIPTICITY = 0.8
 """Larger ellipticities, which only noise or a neighbour can make, are shortened to this."""
 
-PSF_WIDTHS = (0.9, 1.5, 3.0)
-"""σ of the Gaussians that stand for a PSF here, relative to the Gaussian of the same maximum."""
+ELLIPTICITY_SCATTER = 0.3
+"""1σ of each component of the ellipticity: of galaxies, a prior where the data say little."""
 
-MOMENT_POWER = 1.3
-"""Power of a template that weights its second moments: 1 is swayed by noise far out, 2 sees only the core."""
+LARGEST_STEP = (0.3, 0.3, 0.2, 0.2)
+"""Of one Gauss-Newton step, in both components of the ellipticity and both of the position (pixels)."""
 
-MISMATCH = 0.2
+DAMPING = 0.1
+"""Added to the diagonal of the Gauss-Newton matrix, relative to itself."""
+
+MISMATCH = 0.1
 """Typical misfit of an expansion relative to the light itself. It adds to the noise in the solution of the amplitudes,
 so that what a bright galaxy's expansion misses is not given to the faint sources on it."""
 
+PSF_WIDTHS = (0.9, 1.5, 3.0)
+"""σ of the Gaussians that stand for a PSF here, relative to the Gaussian of the same maximum."""
 
-def detection_image(obs: Observation) -> Float[Array, "y x"]:
-    """Partly deconvolved mean of all bands, in flux units: Σ_b w_b K̂_b* Î_b / (Σ_b w_b |K̂_b|² + λ Σ_b w_b).
+COLOR_ROUNDS = 3
+"""How often spectra and amplitudes are solved in turn."""
 
-    The Wiener-regularised least-squares image in model space of a source of the same flux in every band, with w_b =
-    1 / rms².
 
-    Parameters
+class Mixture(eqx.Module):
+    """A PSF as a sum of concentric round Gaussians.
+
+    Attributes
     ----------
-    obs
-        Observation.
-
-    Returns
-    -------
-    Float[Array, "y x"]
-        Detection image.
+    variance
+        σ² of each Gaussian in square pixels.
+    flux
+        Share of each in the whole.
     """
-    obs = obs.prepared()
-    assert obs.kernel is not None and obs.transform is not None  # that is what `prepared` means
-    shape = obs.kernel.fft_shape(obs.shape)
-    weight = band_weights(obs)[:, None, None]
-    transform = jnp.fft.rfft2(obs.images, s=shape)
-    data = jnp.sum(weight.astype(transform.dtype) * jnp.conj(obs.transform) * transform, axis=0)
-    power = jnp.sum(weight * jnp.abs(obs.transform) ** 2, axis=0)
-    image = jnp.fft.irfft2(data / (power + DECONVOLUTION).astype(data.dtype), s=shape)
-    return image[: obs.shape[0], : obs.shape[1]]
+
+    variance: Float[Array, "*band gaussian"]
+    flux: Float[Array, "*band gaussian"]
+
+    @classmethod
+    def of(cls, stamp: Float[Array, "s s"]) -> "Mixture":
+        """The mixture that comes closest to a PSF, its widths being `PSF_WIDTHS`."""
+        offset = jnp.arange(stamp.shape[-1], dtype=stamp.dtype) - stamp.shape[-1] // 2
+        radius2 = offset[:, None] ** 2 + offset[None, :] ** 2
+        core = jnp.sum(stamp) / (2 * jnp.pi * stamp.max())  # σ² of the Gaussian of the same maximum
+        variance = core * jnp.asarray(PSF_WIDTHS, stamp.dtype) ** 2
+        scale = variance[:, None, None]
+        models = jnp.exp(-0.5 * radius2[None] / scale) / (2 * jnp.pi * scale)
+        known = (stamp != 0).astype(stamp.dtype)  # a stamp padded with zeros is the same PSF
+        flux = lstsq.spectra(models, stamp, known)
+        return cls(variance, flux / jnp.maximum(flux.sum(), jnp.finfo(flux.dtype).tiny))
+
+    def mean(self, share: Float[Array, " band"]) -> "Mixture":
+        """Mixture of the weighted mean of all bands, Gaussian by Gaussian."""
+        flux = jnp.einsum("b,bg->g", share, self.flux)
+        variance = jnp.einsum("b,bg,bg->g", share, self.flux, self.variance) / jnp.where(flux > 0, flux, 1.0)
+        return Mixture(jnp.where(flux > 0, variance, 1.0), flux)
+
+
+class Image(eqx.Module):
+    """One band, or the mean of all.
+
+    Attributes
+    ----------
+    image, weights
+        Image, and its inverse variance.
+    psf
+        Its PSF.
+    """
+
+    image: Float[Array, "*band y x"]
+    weights: Float[Array, "*band y x"]
+    psf: Mixture
+
+    @classmethod
+    def bands(cls, obs: Observation) -> "Image":
+        """All bands of an observation, along a leading axis."""
+        edge = obs.psf.edge
+        psf = jnp.broadcast_to(obs.psf.stamp(edge), (len(obs.bands), edge, edge))
+        return cls(jnp.asarray(obs.images), jnp.asarray(obs.weights), jax.vmap(Mixture.of)(psf))
+
+    def mean(self, share: Float[Array, " band"]) -> "Image":
+        """Weighted mean of all bands; weight 0 where no band is usable."""
+        used = self.weights > 0
+        variance = jnp.where(used, 1 / jnp.where(used, self.weights, 1.0), 0.0)
+        total = jnp.einsum("b,byx->yx", share**2, variance)
+        weights = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+        return Image(jnp.einsum("b,byx->yx", share, self.image), weights, self.psf.mean(share))
+
+    @property
+    def robust_weights(self) -> Float[Array, "*band y x"]:
+        """Weights with the misfit of bright light counted as noise."""
+        return self.weights / (1 + self.weights * (MISMATCH * self.image) ** 2)
+
+
+class Ellipses(eqx.Module):
+    """Where the sources are, and how they are stretched; the same at all widths.
+
+    Attributes
+    ----------
+    ellipticity
+        (e1, e2) of each source.
+    center
+        Position (y, x) of each source in pixels.
+    """
+
+    ellipticity: Float[Array, "*source 2"]
+    center: Float[Array, "*source 2"]
 
 
 def band_weights(obs: Observation) -> Float[Array, " band"]:
@@ -70,21 +139,24 @@ def band_weights(obs: Observation) -> Float[Array, " band"]:
 def expand(
     obs: Observation,
     centers: Float[Array, "source 2"],
+    errors: Float[Array, " source"],
     active: Bool[Array, " source"],
     edge: int,
     widths: Float[Array, " width"],
     *,
     sparsity: Float[Array, ""] | float,
     passes: int,
-) -> Float[Array, "source s s"]:
-    """Stamps of all sources, averaged over the bands, in flux units.
+) -> tuple[Float[Array, "source s s"], Float[Array, "source 2"]]:
+    """Stamps and positions of all sources.
 
     Parameters
     ----------
     obs
         Observation.
     centers
-        Positions (y, x) in pixels.
+        Detected positions (y, x) in pixels.
+    errors
+        Their 1σ error per axis in pixels; 0: kept.
     active
         False for padding.
     edge
@@ -94,175 +166,156 @@ def expand(
     sparsity
         L1 penalty on each amplitude in units of its own 1σ error.
     passes
-        How often ellipticities are measured and the amplitudes solved again.
+        How often ellipticities and positions are improved, and amplitudes solved again.
 
     Returns
     -------
-    Float[Array, "source s s"]
-        Smooth stamps that fall outwards; a source without light is given a faint point.
+    tuple
+        Smooth stamps (source, s, s) that fall outwards, in flux units of the mean band, and the improved positions. A
+        source without light is given a faint point.
     """
-    image = jnp.maximum(detection_image(obs), 0.0)
-    rows, columns = (
-        jax.vmap(lambda c, n=n: stamps.placement(c, n, edge))(centers[:, k]) for k, n in enumerate(obs.shape)
-    )
-    good = jnp.any(obs.weights > 0, axis=0)
-    share = band_weights(obs)
-    psf = jax.vmap(_psf_mixture)(jnp.broadcast_to(obs.psf.stamp(obs.psf.edge), (len(obs.bands), *(obs.psf.edge,) * 2)))
-    mean = _Band(jnp.einsum("b,byx->yx", share, obs.images), 1 / _variance_of_mean(obs, share), _mean_psf(psf, share))
+    share, bands = band_weights(obs), Image.bands(obs)
+    mean = bands.mean(share)
+    detected = Ellipses(jnp.zeros_like(centers), centers)
 
-    def shapes_of(expansion: Array) -> Array:
-        frames = jnp.einsum("nys,nst,nxt->nyx", rows, expansion, columns)
-        frames = jnp.where(active[:, None, None], jnp.maximum(frames, 0.0), 0.0)
-        total = frames.sum(axis=0, keepdims=True)
-        shared = frames / jnp.where(total > 0, total, 1.0) * image[None]
-        return jax.vmap(lambda part, p, q: _ellipticity(template(part, good, p, q)))(shared, rows, columns)
+    def amplitudes(ellipses: Ellipses) -> Array:
+        matrix, vector = _normal_equations(mean, obs.extent, ellipses, active, widths)
+        penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
+        return lstsq.nonnegative_normal(matrix, vector - penalty).reshape(len(centers), -1)
 
-    def solve(band: "_Band", shapes: Array) -> Array:
-        return _amplitudes(band, jnp.asarray(obs.extent), centers, active, shapes, widths, sparsity)
+    def improve(_: Array, ellipses: Ellipses) -> Ellipses:
+        light = amplitudes(ellipses)
+        return _gauss_newton(mean, obs.extent, ellipses, detected, errors, light, active, widths)
 
-    def improve(_: Array, shapes: Array) -> Array:
-        return shapes_of(_expansion(solve(mean, shapes), shapes, widths, edge))
-
-    shapes = jax.lax.fori_loop(0, passes, improve, jnp.zeros_like(centers))
-    each = jax.lax.map(lambda band: solve(band, shapes), _Band(jnp.asarray(obs.images), jnp.asarray(obs.weights), psf))
-    return _expansion(jnp.einsum("b,bnw->nw", share, each), shapes, widths, edge)
+    ellipses = jax.lax.fori_loop(0, passes, improve, detected)
+    matrices, vectors = jax.lax.map(lambda band: _normal_equations(band, obs.extent, ellipses, active, widths), bands)
+    light = _factorized(matrices, vectors, amplitudes(ellipses), share, sparsity)
+    return _stamps(light, ellipses.ellipticity, widths, edge), ellipses.center
 
 
-def template(
-    image: Float[Array, "y x"],
-    good: Bool[Array, "y x"],
-    rows: Float[Array, "y s"],
-    columns: Float[Array, "x s"],
-) -> Float[Array, "s s"]:
-    """Symmetric, monotone template of the source at the centre of a stamp.
-
-    Each pixel becomes the smaller one of itself and its opposite (Lupton 2001; the template of the SDSS
-    deblender), where only one of them is usable that one, and where none is, what monotonicity allows.
-
-    Parameters
-    ----------
-    image
-        Image in flux units.
-    good
-        Usable pixels.
-    rows, columns
-        Matrices of `jaxdeblend.ops.stamps.placement`.
-
-    Returns
-    -------
-    Float[Array, "s s"]
-        Template, not negative.
-    """
-    unknown = jnp.finfo(image.dtype).max / 4
-    stamp = jnp.maximum(stamps.cut(image, rows, columns), 0.0)
-    usable = stamps.cut(good.astype(image.dtype), rows, columns) > 0.5
-    stamp = jnp.where(usable, stamp, unknown)
-    stamp = jnp.minimum(stamp, stamp[::-1, ::-1])
-    middle = stamp.shape[-1] // 2
-    known = stamp[middle, middle] < unknown
-    brightest = jnp.max(jnp.where(stamp < unknown, stamp, 0.0))
-    stamp = stamp.at[middle, middle].set(jnp.where(known, stamp[middle, middle], brightest))
-    return monotone.ring_sweep(stamp)
-
-
-def _ellipticity(stamp: Float[Array, "s s"]) -> Float[Array, "2"]:
-    """(e1, e2) of the second moments about the centre, weighted with a power of the stamp itself."""
-    offset = jnp.arange(stamp.shape[-1], dtype=stamp.dtype) - stamp.shape[-1] // 2
-    y, x = offset[:, None], offset[None, :]
-    weight = (stamp / jnp.maximum(stamp.max(), jnp.finfo(stamp.dtype).tiny)) ** MOMENT_POWER
-    xx, yy, xy = jnp.sum(weight * x**2), jnp.sum(weight * y**2), jnp.sum(weight * x * y)
-    trace = jnp.maximum(xx + yy, 1e-6)
-    shape = jnp.stack([xx - yy, 2 * xy]) / trace
-    return shape * jnp.minimum(1.0, MAX_ELLIPTICITY / jnp.maximum(jnp.linalg.norm(shape), 1e-6))
-
-
-class _Band(eqx.Module):
-    """An image, its weights, and its PSF as a mixture of round Gaussians: variances and fluxes."""
-
-    image: Float[Array, "*band y x"]
-    weights: Float[Array, "*band y x"]
-    psf: tuple[Float[Array, "*band gaussian"], Float[Array, "*band gaussian"]]
-
-
-def _psf_mixture(stamp: Float[Array, "s s"]) -> tuple[Float[Array, " gaussian"], Float[Array, " gaussian"]]:
-    """Variances and fluxes of the round Gaussians that come closest to a PSF."""
-    offset = jnp.arange(stamp.shape[-1], dtype=stamp.dtype) - stamp.shape[-1] // 2
-    radius2 = offset[:, None] ** 2 + offset[None, :] ** 2
-    core = jnp.sum(stamp) / (2 * jnp.pi * stamp.max())  # σ² of the Gaussian of the same maximum
-    variance = core * jnp.asarray(PSF_WIDTHS, stamp.dtype) ** 2
-    scale = variance[:, None, None]
-    models = jnp.exp(-0.5 * radius2[None] / scale) / (2 * jnp.pi * scale)
-    known = (stamp != 0).astype(stamp.dtype)  # a stamp padded with zeros is the same PSF
-    flux = lstsq.spectra(models, stamp, known)
-    return variance, flux / jnp.maximum(flux.sum(), jnp.finfo(flux.dtype).tiny)
-
-
-def _mean_psf(
-    psf: tuple[Float[Array, "band gaussian"], Float[Array, "band gaussian"]], share: Float[Array, " band"]
-) -> tuple[Float[Array, " gaussian"], Float[Array, " gaussian"]]:
-    """Mixture of the weighted mean of all bands, Gaussian by Gaussian."""
-    flux = jnp.einsum("b,bg->g", share, psf[1])
-    variance = jnp.einsum("b,bg,bg->g", share, psf[1], psf[0]) / jnp.where(flux > 0, flux, 1.0)
-    return jnp.where(flux > 0, variance, 1.0), flux
-
-
-def _variance_of_mean(obs: Observation, share: Float[Array, " band"]) -> Float[Array, "y x"]:
-    """Variance of the weighted mean of all bands; infinite where no band is usable."""
-    used = obs.weights > 0
-    variance = jnp.where(used, 1 / jnp.where(used, obs.weights, 1.0), 0.0)
-    total = jnp.einsum("b,byx->yx", share**2, variance)
-    return jnp.where(jnp.any(used, axis=0), total, jnp.inf)
-
-
-def _amplitudes(
-    band: _Band,
-    extent: Int[Array, "2"],
-    centers: Float[Array, "source 2"],
+def _normal_equations(
+    band: Image,
+    extent: Int[AnyArray, "2"],
+    ellipses: Ellipses,
     active: Bool[Array, " source"],
-    shapes: Float[Array, "source 2"],
     widths: Float[Array, " width"],
+) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    """Matrix Σ w G_i G_j and vector Σ w I G_i of the Gaussians of all sources and widths, in this order."""
+    y, x, real = _pixels(band, extent)
+
+    def one(ellipse: Ellipses) -> Array:
+        center = ellipse.center
+        return _observed(y - center[0], x - center[1], ellipse.ellipticity, widths, band.psf)
+
+    models = jax.vmap(one)(ellipses)
+    models = jnp.where(real[None, None] & active[:, None, None, None], models, 0.0).reshape(-1, band.image.size)
+    weighted = models * band.robust_weights.reshape(1, -1)
+    return weighted @ models.T, weighted @ band.image.reshape(-1)
+
+
+def _gauss_newton(
+    band: Image,
+    extent: Int[AnyArray, "2"],
+    ellipses: Ellipses,
+    detected: Ellipses,
+    errors: Float[Array, " source"],
+    light: Float[Array, "source width"],
+    active: Bool[Array, " source"],
+    widths: Float[Array, " width"],
+) -> Ellipses:
+    """One damped step of all ellipticities and positions at fixed amplitudes, towards the largest posterior."""
+    y, x, real = _pixels(band, extent)
+    numbers = jnp.concatenate([ellipses.ellipticity, ellipses.center], axis=1)
+    expected = jnp.concatenate([detected.ellipticity, detected.center], axis=1)
+
+    def frame(number: Array, amplitudes: Array) -> Array:
+        gaussians = _observed(y - number[2], x - number[3], number[:2], widths, band.psf)
+        return jnp.einsum("w,wyx->yx", amplitudes, gaussians)
+
+    def tangents(number: Array, amplitudes: Array) -> Array:
+        directions = jnp.eye(4, dtype=number.dtype)  # one at a time: XLA fails to compile their batch on a CPU
+        return jnp.stack([jax.jvp(lambda n: frame(n, amplitudes), (number,), (v,))[1] for v in directions])
+
+    used = real[None] & active[:, None, None]
+    residual = band.image - jnp.sum(jnp.where(used, jax.vmap(frame)(numbers, light), 0.0), axis=0)
+    jacobian = jnp.where(used[:, None], jax.vmap(tangents)(numbers, light), 0.0).reshape(-1, residual.size)
+    weighted = jacobian * band.robust_weights.reshape(1, -1)
+    spread = jnp.maximum(errors, 1e-4)[:, None] * jnp.ones_like(detected.center)
+    precision = 1 / jnp.concatenate([jnp.full_like(spread, ELLIPTICITY_SCATTER), spread], axis=1) ** 2
+    vector = weighted @ residual.reshape(-1) + (precision * (expected - numbers)).reshape(-1)
+    matrix = weighted @ jacobian.T + jnp.diag(precision.reshape(-1))
+    matrix = matrix + DAMPING * jnp.diag(jnp.diagonal(matrix))
+    scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
+    step = (scale * (jnp.linalg.inv(matrix * scale[:, None] * scale[None, :]) @ (scale * vector))).reshape(-1, 4)
+    largest = jnp.asarray(LARGEST_STEP, step.dtype)
+    numbers = numbers + jnp.clip(step, -largest[None], largest[None])
+    size = jnp.linalg.norm(numbers[:, :2], axis=1, keepdims=True)
+    return Ellipses(numbers[:, :2] * jnp.minimum(1.0, MAX_ELLIPTICITY / jnp.maximum(size, 1e-6)), numbers[:, 2:])
+
+
+def _factorized(
+    matrices: Float[Array, "band n n"],
+    vectors: Float[Array, "band n"],
+    light: Float[Array, "source width"],
+    share: Float[Array, " band"],
     sparsity: Float[Array, ""] | float,
 ) -> Float[Array, "source width"]:
-    """Fluxes of all Gaussians of all sources in one band."""
-    y, x = (jnp.arange(n, dtype=centers.dtype) for n in band.image.shape)
-    bottom, right = extent.astype(centers.dtype)
-    real = (y[:, None] < bottom) & (x[None, :] < right)
+    """Amplitudes of all sources that have one spectrum each: spectra and amplitudes in turn, each non-negative."""
+    shape = light.shape
+    blocks = matrices.reshape(-1, *shape, *shape)
+    rights = vectors.reshape(-1, *shape)
 
-    def one(center: Array, shape: Array) -> Array:
-        return _observed(y[:, None] - center[0], x[None, :] - center[1], shape, widths, band.psf)
+    def spectra_of(profile: Array) -> Array:
+        matrix = jnp.einsum("nw,bnwmv,mv->bnm", profile, blocks, profile)
+        return jax.vmap(lstsq.nonnegative_normal)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
 
-    models = jax.vmap(one)(centers, shapes)
-    models = jnp.where(real[None, None] & active[:, None, None, None], models, 0.0)
-    weights = band.weights / (1 + band.weights * (MISMATCH * band.image) ** 2)
-    fluxes = lstsq.spectra(models.reshape(-1, *band.image.shape), band.image, weights, sparsity)
-    return fluxes.reshape(len(centers), -1)
+    def one_round(_: Array, light: Array) -> Array:
+        total = light.sum(axis=1, keepdims=True)
+        point = jnp.zeros_like(light).at[:, 0].set(1.0)  # where a source that lost all its light may come back
+        profile = jnp.where(total > 0, light / jnp.where(total > 0, total, 1.0), point)
+        spectra = spectra_of(profile)
+        matrix = jnp.einsum("bn,bnwmv,bm->nwmv", spectra, blocks, spectra).reshape(light.size, light.size)
+        penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
+        relative = lstsq.nonnegative_normal(matrix, jnp.einsum("bn,bnw->nw", spectra, rights).reshape(-1) - penalty)
+        return relative.reshape(shape) * (share @ spectra)[:, None]
+
+    return jax.lax.fori_loop(0, COLOR_ROUNDS, one_round, light)
+
+
+def _pixels(
+    band: Image, extent: Int[AnyArray, "2"]
+) -> tuple[Float[Array, "y 1"], Float[Array, "1 x"], Bool[Array, "y x"]]:
+    """Coordinates, and which pixels are real."""
+    y, x = (jnp.arange(n, dtype=band.image.dtype) for n in band.image.shape)
+    bottom, right = jnp.asarray(extent).astype(band.image.dtype)
+    return y[:, None], x[None, :], (y[:, None] < bottom) & (x[None, :] < right)
 
 
 def _observed(
     y: Float[Array, "y 1"],
     x: Float[Array, "1 x"],
-    shape: Float[Array, "2"],
+    ellipticity: Float[Array, "2"],
     widths: Float[Array, " width"],
-    psf: tuple[Float[Array, " gaussian"], Float[Array, " gaussian"]],
+    psf: Mixture,
 ) -> Float[Array, "width y x"]:
     """Gaussians of unit flux as seen through the PSF; the first width is a point."""
     intrinsic = widths**2 - widths[0] ** 2
 
     def one(variance: Array, flux: Array) -> Array:
-        return flux * jax.vmap(lambda part: _gaussian(y, x, shape, part, variance))(intrinsic)
+        return flux * jax.vmap(lambda part: _gaussian(y, x, ellipticity, part, variance))(intrinsic)
 
-    return jax.vmap(one)(*psf).sum(axis=0)
+    return jax.vmap(one)(psf.variance, psf.flux).sum(axis=0)
 
 
 def _gaussian(
     y: Float[Array, "y 1"],
     x: Float[Array, "1 x"],
-    shape: Float[Array, "2"],
+    ellipticity: Float[Array, "2"],
     elliptical: Float[Array, ""],
     round_: Float[Array, ""],
 ) -> Float[Array, "y x"]:
     """Unit-flux Gaussian of covariance v R(e) + u 1, with R(e) = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²)."""
-    e1, e2 = shape
+    e1, e2 = ellipticity
     v = elliptical / jnp.sqrt(1 - e1**2 - e2**2)
     xx, yy, xy = v * (1 + e1) + round_, v * (1 - e1) + round_, v * e2
     determinant = xx * yy - xy**2
@@ -270,17 +323,17 @@ def _gaussian(
     return jnp.exp(-0.5 * radius2) / (2 * jnp.pi * jnp.sqrt(determinant))
 
 
-def _expansion(
-    amplitudes: Float[Array, "source width"],
-    shapes: Float[Array, "source 2"],
+def _stamps(
+    light: Float[Array, "source width"],
+    ellipticity: Float[Array, "source 2"],
     widths: Float[Array, " width"],
     edge: int,
 ) -> Float[Array, "source s s"]:
-    """Stamps in model space; a source without light becomes a faint point."""
+    """Expansions in model space; a source without light becomes a faint point."""
     offset = jnp.arange(edge, dtype=widths.dtype) - edge // 2
-    model_psf = (widths[:1] ** 2, jnp.ones_like(widths[:1]))
-    gaussians = jax.vmap(lambda e: _observed(offset[:, None], offset[None, :], e, widths, model_psf))(shapes)
-    expansion = jnp.einsum("nw,nwyx->nyx", amplitudes, gaussians)
+    model_psf = Mixture(widths[:1] ** 2, jnp.ones_like(widths[:1]))
+    gaussians = jax.vmap(lambda e: _observed(offset[:, None], offset[None, :], e, widths, model_psf))(ellipticity)
+    expansion = jnp.einsum("nw,nwyx->nyx", light, gaussians)
     dark = expansion.max(axis=(-2, -1), keepdims=True) <= 0
     faint = 1e-6 * jnp.maximum(expansion.max(), jnp.finfo(expansion.dtype).tiny)
     return jnp.where(dark, faint * gaussians[:, 0], expansion)

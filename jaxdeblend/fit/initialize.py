@@ -33,7 +33,7 @@ class Initialization(eqx.Module):
     sparsity
         L1 penalty on the amplitude of each Gaussian, in units of its 1σ error.
     passes
-        How often the first model is improved by measuring ellipticities.
+        How often ellipticities and positions of the first model are improved.
     max_components
         1, or 2 to split bright sources into a bulge and a disk with a spectrum each.
     point_below
@@ -58,7 +58,7 @@ class Initialization(eqx.Module):
     priors: tuple[AbstractPrior, ...] = eqx.field(default_factory=lambda: (SymmetricPrior(0.2, 0.5),))
     widths: Float[Array, " width"] = eqx.field(converter=jnp.asarray, default=(0.85, 1.7, 3.4, 6.8, 13.6))
     sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
-    passes: int = eqx.field(static=True, default=6)
+    passes: int = eqx.field(static=True, default=10)
     max_components: int = eqx.field(static=True, default=2)
     point_below: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
     two_above: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=300.0)
@@ -185,7 +185,10 @@ def initialize_arrays(
     inside = lies_inside(positions, obs)
     centers = jnp.where(inside[:, None], positions, 0.0)
     lit = active & inside
-    shapes = expand(obs, centers, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes)
+    shapes, improved = expand(
+        obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
+    )
+    centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
     shapes = jax.vmap(lambda shape: prox.normalized(shape)[0])(shapes)
     significance = _significance(obs, centers, lit)
     point = significance < options.point_below

@@ -88,6 +88,8 @@ class FitState(eqx.Module):
     # where the last window began
     window_parameters: PyTree
     window_loss: Float[Array, ""]
+    # the lowest loss since then
+    lowest: Float[Array, ""]
 
 
 def fit(
@@ -205,6 +207,7 @@ class Problem(eqx.Module):
             best_loss=infinity,
             window_parameters=self.initial,
             window_loss=infinity,
+            lowest=infinity,
         )
 
     def step(self, state: FitState) -> FitState:
@@ -218,7 +221,8 @@ class Problem(eqx.Module):
         best_loss = jnp.where(better, loss, state.best_loss)
         n_steps = state.n_steps + 1
         new_window = n_steps % self.optimizer.window == 0
-        settled = new_window & self._settled(state, best, best_loss)
+        lowest = jnp.minimum(state.lowest, loss)
+        settled = new_window & self._settled(state, best, best_loss, lowest)
         return FitState(
             parameters=parameters,
             optimizer=optimizer,
@@ -229,17 +233,24 @@ class Problem(eqx.Module):
             best_loss=best_loss,
             window_parameters=_where(new_window, best, state.window_parameters),
             window_loss=jnp.where(new_window, best_loss, state.window_loss),
+            lowest=jnp.where(new_window, jnp.inf, lowest),
         )
 
     def _loss(self, parameters: Blend) -> Float[Array, ""]:
         return -log_posterior(eqx.combine(parameters, self.fixed), self.obs)
 
-    def _settled(self, state: FitState, best: Blend, best_loss: Float[Array, ""]) -> Bool[Array, ""]:
-        """Whether the best loss and the parameters at it changed little since the window began."""
-        gain = state.window_loss - best_loss
-        return (gain <= self.optimizer.relative_tolerance * jnp.abs(best_loss)) & (
-            _movement(best, state.window_parameters, self.steps) <= self.optimizer.step_tolerance
-        )
+    def _settled(
+        self, state: FitState, best: Blend, best_loss: Float[Array, ""], lowest: Float[Array, ""]
+    ) -> Bool[Array, ""]:
+        """Whether the best loss and the parameters at it changed little since the window began.
+
+        Not so while the loss is still above the best: from a good start the first steps lead uphill, and back.
+        """
+        expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=best_loss.dtype)  # of a perfect model of noisy data
+        small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(best_loss), expected)
+        movement = _movement(best, state.window_parameters, self.steps)
+        still = (state.window_loss - best_loss <= small) & (movement <= self.optimizer.step_tolerance)
+        return still & (lowest - best_loss <= small)
 
     def result(self, state: FitState) -> FitResult:
         """What is returned at the end."""

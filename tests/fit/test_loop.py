@@ -54,7 +54,7 @@ def test_the_best_iterate_is_returned(noisy):
 def test_the_unit_of_flux_does_not_matter(noisy, unit):
     obs, reference = noisy
     _, result = fitted(unit * np.asarray(obs.images), unit)
-    np.testing.assert_allclose(fluxes_of(result.blend) / unit, fluxes_of(reference.blend), rtol=2e-3)
+    np.testing.assert_allclose(fluxes_of(result.blend) / unit, fluxes_of(reference.blend), rtol=5e-3)
 
 
 def test_whatever_lies_under_a_mask_is_ignored(noisy):
