@@ -12,6 +12,8 @@ neighbour is decided by all pixels together, not source by source. Three stages 
 With the PSF as a sum of Gaussians, too, all models are analytic.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,9 @@ PSF_WIDTHS = (0.9, 1.5, 3.0)
 
 COLOR_ROUNDS = 3
 """How often spectra and amplitudes are solved in turn."""
+
+SWEEPS = 40
+"""Sweeps of each least-squares solution, which begins where the last one ended."""
 
 
 class Mixture(eqx.Module):
@@ -178,18 +183,22 @@ def expand(
     mean = bands.mean(share)
     detected = Ellipses(jnp.zeros_like(centers), centers)
 
-    def amplitudes(ellipses: Ellipses) -> Array:
+    def amplitudes(ellipses: Ellipses, start: Array) -> Array:
         matrix, vector = _normal_equations(mean, obs.extent, ellipses, active, widths)
         penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
-        return lstsq.nonnegative_normal(matrix, vector - penalty).reshape(len(centers), -1)
+        light = lstsq.nonnegative_normal(matrix, vector - penalty, start=start.reshape(-1), sweeps=SWEEPS)
+        return light.reshape(start.shape)
 
-    def improve(_: Array, ellipses: Ellipses) -> Ellipses:
-        light = amplitudes(ellipses)
-        return _gauss_newton(mean, obs.extent, ellipses, detected, errors, light, active, widths)
+    def improve(_: Array, state: tuple[Ellipses, Array]) -> tuple[Ellipses, Array]:
+        ellipses, light = state
+        light = amplitudes(ellipses, light)
+        return _gauss_newton(mean, obs.extent, ellipses, detected, errors, light, active, widths), light
 
-    ellipses = jax.lax.fori_loop(0, passes, improve, detected)
+    dark = jnp.zeros((len(centers), len(widths)), centers.dtype)
+    ellipses, light = jax.lax.fori_loop(0, passes, improve, (detected, dark))
+    light = amplitudes(ellipses, light)
     matrices, vectors = jax.lax.map(lambda band: _normal_equations(band, obs.extent, ellipses, active, widths), bands)
-    light = _factorized(matrices, vectors, amplitudes(ellipses), share, sparsity)
+    light = _factorized(matrices, vectors, light, share, sparsity)
     return _stamps(light, ellipses.ellipticity, widths, edge), ellipses.center
 
 
@@ -267,7 +276,8 @@ def _factorized(
 
     def spectra_of(profile: Array) -> Array:
         matrix = jnp.einsum("nw,bnwmv,mv->bnm", profile, blocks, profile)
-        return jax.vmap(lstsq.nonnegative_normal)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
+        solve = functools.partial(lstsq.nonnegative_normal, sweeps=SWEEPS)
+        return jax.vmap(solve)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
 
     def one_round(_: Array, light: Array) -> Array:
         total = light.sum(axis=1, keepdims=True)
@@ -276,7 +286,8 @@ def _factorized(
         spectra = spectra_of(profile)
         matrix = jnp.einsum("bn,bnwmv,bm->nwmv", spectra, blocks, spectra).reshape(light.size, light.size)
         penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
-        relative = lstsq.nonnegative_normal(matrix, jnp.einsum("bn,bnw->nw", spectra, rights).reshape(-1) - penalty)
+        vector = jnp.einsum("bn,bnw->nw", spectra, rights).reshape(-1) - penalty
+        relative = lstsq.nonnegative_normal(matrix, vector, start=profile.reshape(-1), sweeps=SWEEPS)
         return relative.reshape(shape) * (share @ spectra)[:, None]
 
     return jax.lax.fori_loop(0, COLOR_ROUNDS, one_round, light)

@@ -6,7 +6,11 @@ from jaxtyping import Array, Float
 
 
 def nonnegative_normal(
-    matrix: Float[Array, "n n"], vector: Float[Array, " n"], *, sweeps: int = 200
+    matrix: Float[Array, "n n"],
+    vector: Float[Array, " n"],
+    *,
+    start: Float[Array, " n"] | None = None,
+    sweeps: int = 200,
 ) -> Float[Array, " n"]:
     """Solve min ½ xᵀ A x - bᵀ x for x >= 0 by cyclic coordinate descent.
 
@@ -20,6 +24,8 @@ def nonnegative_normal(
         Normal matrix A, positive semi-definite.
     vector
         Right-hand side b.
+    start
+        Where to begin; from close by, few sweeps are enough.
     sweeps
         Number of sweeps.
 
@@ -43,7 +49,8 @@ def nonnegative_normal(
     def sweep(_: Array, x: Array) -> Array:
         return jax.lax.fori_loop(0, vector.shape[0], coordinate, x)
 
-    start = jnp.maximum(vector, 0.0) * inverse / vector.shape[0]
+    if start is None:
+        start = jnp.maximum(vector, 0.0) * inverse / vector.shape[0]
     return jax.lax.fori_loop(0, sweeps, sweep, start)
 
 
