@@ -15,7 +15,7 @@ import numpy as np
 import jaxdeblend as jd
 
 from .data import find
-from .metrics import load_truth_set, score
+from .metrics import TruthSet, load_truth_set, score
 
 
 def options_of(arguments: argparse.Namespace) -> jd.Initialization:
@@ -33,6 +33,55 @@ def options_of(arguments: argparse.Namespace) -> jd.Initialization:
     return jd.Initialization(**changes)
 
 
+def deblend_set(
+    truth: TruthSet,
+    options: jd.Initialization,
+    optimizer: jd.ProximalAdam,
+    *,
+    rounding: float = 0.2,
+    center_error: float = 0.1,
+) -> dict:
+    """Deblend all blends of a set from their true positions, and compare with the truth.
+
+    Parameters
+    ----------
+    truth
+        The set.
+    options, optimizer
+        Settings of the fit.
+    rounding
+        Positions are rounded to this many pixels; 0: not.
+    center_error
+        1σ error of the positions that the fit is told, in pixels.
+
+    Returns
+    -------
+    dict
+        The metrics of `benchmarks.metrics.score`, then losses, steps, statuses and the time.
+    """
+    centers = truth.centers if rounding == 0 else np.round(truth.centers / rounding) * rounding
+    blends = [
+        (jd.Observation(truth.images[k], truth.variance[k], truth.psf, bands=truth.bands), centers[truth.rows(k)])
+        for k in range(len(truth))
+    ]
+    began = time.perf_counter()
+    results = jd.deblend_batch(blends, center_error=center_error, options=options, optimizer=optimizer)
+    elapsed = time.perf_counter() - began
+    models = np.zeros_like(truth.truth)
+    for k, result in enumerate(results):
+        models[truth.rows(k)] = result.source_models
+    steps = [int(result.n_steps) for result in results]
+    return score(truth, models) | {
+        "blends": len(truth),
+        "sources": len(truth.truth),
+        "steps_median": float(np.median(steps)),
+        "steps_max": int(np.max(steps)),
+        "statuses": {status.name: sum(result.result is status for result in results) for status in jd.RESULTS},
+        "lost": sum(len(blend[1]) - len(result.blend.sources) for blend, result in zip(blends, results, strict=True)),
+        "seconds_with_compilation": round(elapsed, 2),
+    }
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,40 +97,16 @@ def main() -> None:
     parser.add_argument("--center-error", type=float, default=0.1, help="1σ error of the positions in pixels")
     arguments = parser.parse_args()
     truth = load_truth_set(find(arguments.set))
-    count = min(len(truth), arguments.blends or len(truth))
+    truth = truth.first(min(len(truth), arguments.blends or len(truth)))
     optimizer = jd.ProximalAdam() if arguments.max_steps is None else jd.ProximalAdam(max_steps=arguments.max_steps)
-    centers = truth.centers
-    if arguments.rounding > 0:
-        centers = np.round(centers / arguments.rounding) * arguments.rounding
-    blends = [
-        (jd.Observation(truth.images[k], truth.variance[k], truth.psf, bands=truth.bands), centers[truth.rows(k)])
-        for k in range(count)
-    ]
-    settings = {
-        "center_error": arguments.center_error,
-        "options": options_of(arguments),
-        "optimizer": optimizer,
-    }
-    began = time.perf_counter()
-    results = jd.deblend_batch(blends, **settings)
-    elapsed = time.perf_counter() - began
-    models = np.zeros_like(truth.truth)
-    for k, result in enumerate(results):
-        models[truth.rows(k)] = result.source_models
-    report = score(truth.first(count), models[: truth.offsets[count]])
-    steps = [int(result.n_steps) for result in results]
-    report.update(
-        set=arguments.set,
-        blends=count,
-        sources=int(truth.offsets[count]),
-        steps_median=float(np.median(steps)),
-        steps_max=int(np.max(steps)),
-        statuses={status.name: sum(result.result is status for result in results) for status in jd.RESULTS},
-        lost=sum(len(blend[1]) - len(result.blend.sources) for blend, result in zip(blends, results, strict=True)),
-        seconds_with_compilation=round(elapsed, 2),
-        version=jd.__version__,
+    report = deblend_set(
+        truth,
+        options_of(arguments),
+        optimizer,
+        rounding=arguments.rounding,
+        center_error=arguments.center_error,
     )
-    print(json.dumps(report))
+    print(json.dumps(report | {"set": arguments.set, "version": jd.__version__}))
 
 
 if __name__ == "__main__":
