@@ -112,6 +112,18 @@ def test_the_fit_passes_turning_points_and_stops_by_itself():
     np.testing.assert_allclose(fluxes_of(result.blend), FLUX, rtol=5e-3)
 
 
+def test_a_good_start_is_left_and_found_again():
+    """From the best model of bright sources the first steps lead uphill; there the fit must not stop."""
+    noise = np.random.default_rng(3).normal(size=(2, *SHAPE))
+    obs, first = fitted(sky(fluxes=1e3 * FLUXES) + noise)
+    again = jd.fit(first.blend, obs)
+    n_steps = int(again.n_steps)
+    loss = np.asarray(again.loss)[:n_steps]
+    small = 5e-4 * max(loss.min(), obs.images.size / 2)
+    assert loss[1:11].max() > loss[0] + 100 * small, "this scene should lead uphill"
+    assert again.result is jd.RESULTS.MAX_STEPS or loss[-10:].min() <= loss.min() + small
+
+
 def test_statuses():
     few = jd.ProximalAdam(max_steps=12)
     short = star_fit(optimizer=few)
