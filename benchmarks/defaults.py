@@ -56,6 +56,7 @@ def variations() -> dict[str, dict]:
         "tolerance 1e-4": {"optimizer": {"relative_tolerance": 1e-4}},
         "tolerance 2e-3": {"optimizer": {"relative_tolerance": 2e-3}},
         "b2 0.999": {"optimizer": {"b2": 0.999}},
+        "eps 1e-6": {"optimizer": {"eps": 1e-6}},
         "learning rate 2": {"optimizer": {"learning_rate": 2.0}},
         "positions fixed": {"center_error": 0.0},
         "position error 0.3": {"center_error": 0.3},

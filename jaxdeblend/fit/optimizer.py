@@ -38,6 +38,9 @@ class ProximalAdam(eqx.Module):
         Factor on every step size.
     b1, b2
         Decay rates of the moments.
+    eps
+        Change of the loss by a step of one parameter, below which that parameter moves by less than a step. Without it,
+        pixels about which the data say nothing would walk at full speed, wherever rounding errors send them.
     first_step
         Damping of the first step.
 
@@ -55,6 +58,7 @@ class ProximalAdam(eqx.Module):
     learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
     b1: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.9)
     b2: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.95)
+    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
     first_step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
 
     def __check_init__(self):
@@ -65,7 +69,7 @@ class ProximalAdam(eqx.Module):
 
     def transformation(self) -> optax.GradientTransformation:
         """The optax transformation from gradients to directions."""
-        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=1e-12)
+        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
 
     def init(self, parameters: PyTree) -> optax.OptState:
         """State of the optimizer for these parameters."""

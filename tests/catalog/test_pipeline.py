@@ -134,8 +134,9 @@ def test_other_footprints_do_not_matter(exposure, detected):
     cut = Exposure(exposure.images[window], exposure.variance[window], exposure.psf, bands=BANDS, mask=mask[window])
     centers = detected.detection.centers[rows] - [parent["y0"], parent["x0"]]
     result, _ = jd.deblend_batch([(cut.observation(), centers)] * 2)
-    flux = result.table()["flux_i"]
-    np.testing.assert_allclose(flux, detected.table["flux_i"][rows], rtol=1e-3)
+    table = result.table()
+    error = 0.1 * float(np.max(table["flux_err_i"]))  # a stop one window later may change a flux within its noise
+    np.testing.assert_allclose(table["flux_i"], detected.table["flux_i"][rows], rtol=1e-3, atol=error)
 
 
 def test_progress_counts_parents(exposure):

@@ -26,14 +26,20 @@ def trajectory(gradients, steps, **options):
 
 def test_first_step_is_a_damped_sign():
     steps = jnp.array([0.5, 2.0, 0.0])
-    change = trajectory([jnp.array([-3.0, 1e-3, 7.0])], steps, first_step=0.1, learning_rate=2.0)
+    change = trajectory([jnp.array([-3.0, 1e-3, 7.0])], steps, first_step=0.1, learning_rate=2.0, eps=1e-12)
     np.testing.assert_allclose(change, [[0.1, -0.4, 0.0]], rtol=1e-5)
 
 
 def test_a_constant_gradient_moves_by_the_step():
     """With bias-corrected moments the direction of a constant gradient is its sign."""
-    change = trajectory([jnp.array([4.0])] * 5, jnp.array([0.3]), first_step=1.0)
+    change = trajectory([jnp.array([4.0])] * 5, jnp.array([0.3]), first_step=1.0, eps=1e-12)
     np.testing.assert_allclose(change, -0.3, rtol=1e-3)
+
+
+def test_what_the_data_do_not_see_hardly_moves():
+    """A step that changes the loss by a thousandth of eps is a thousandth of a step."""
+    change = trajectory([jnp.array([1e-4])], jnp.array([1.0]), first_step=1.0, eps=0.1)
+    np.testing.assert_allclose(change, -1e-3, rtol=2e-3)
 
 
 def test_units_do_not_matter(rng):
