@@ -80,7 +80,8 @@ def initialize(
     """Make a first model of all sources of a blend from their positions.
 
     Shapes begin as multi-Gaussian expansions fitted jointly to all bands (`jaxdeblend.fit.expansion`), spectra as the
-    joint, weighted, non-negative least-squares solution for these shapes.
+    joint, weighted, non-negative least-squares solution for these shapes. Positions begin where the expansions fit best
+    within their errors; the given ones stay the centre of their prior.
 
     Parameters
     ----------

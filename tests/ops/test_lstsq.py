@@ -73,3 +73,17 @@ def test_bands_are_solved_together_under_vmap():
     batch = jax.jit(jax.vmap(lstsq.spectra, in_axes=(None, 0, None)))(full(models), images, full(weights))
     np.testing.assert_allclose(batch[1], 2 * batch[0], rtol=1e-4, atol=1e-5)
     assert batch.dtype == images.dtype
+
+
+@given(st.integers(0, 2**31))
+@few
+def test_the_start_does_not_decide_the_end(seed):
+    rng = np.random.default_rng(seed)
+    design = rng.normal(size=(40, 5))
+    data = rng.normal(size=40)
+    expected, _ = scipy.optimize.nnls(design, data)
+    for start in (np.zeros(5), rng.uniform(0, 10, 5), expected):
+        found = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(start), sweeps=60)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    near = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(expected), sweeps=1)
+    np.testing.assert_allclose(near, expected, atol=1e-4)
