@@ -1,8 +1,15 @@
-"""Deblending many ragged blends through a few compiled programs."""
+"""Deblending many ragged blends through a few compiled programs.
+
+On an accelerator, the lanes of one call hold as many blends as fit. On a CPU, where the data of one blend fill the
+cache of a core, each core runs one blend at a time. Either way the shape of a call depends on the blend's own sizes
+alone, so that its arithmetic, to the last bit, does not depend on the blends that come with it.
+"""
 
 import logging
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LANES = 16
-"""Most blends that share one call of a compiled program."""
+"""Most blends that share one call of a compiled program on an accelerator."""
 
 LANE_BYTES = 2**28
 """Memory that the lanes of one call may take together; fewer lanes run when blends are large."""
@@ -214,16 +221,51 @@ def deblend_batch(
     options = Initialization() if options is None else options
     optimizer = ProximalAdam() if optimizer is None else optimizer
     results: list[Deblended | None] = [None] * len(items)
-    for bucket, members in _sorted_into_buckets(items).items():
-        lanes = 1 if len(members) == 1 else _lanes(bucket)
-        for chunk in (members[k : k + lanes] for k in range(0, len(members), lanes)):
-            logger.debug("%d blends of %s", len(chunk), bucket)
-            outcome = _run([items[n] for n in chunk], bucket, lanes, options, optimizer)
-            for number, result in zip(chunk, outcome, strict=True):
-                results[number] = result
-            if progress is not None:
-                progress(len(chunk))
+    for numbers, outcome in _in_parallel(items, options, optimizer):
+        for number, result in zip(numbers, outcome, strict=True):
+            results[number] = result
+        if progress is not None:
+            progress(len(numbers))
     return [result for result in results if result is not None]
+
+
+def _in_parallel(
+    items: list[Item], options: Initialization, optimizer: ProximalAdam
+) -> Iterator[tuple[list[int], list[Deblended]]]:
+    """Numbers and results of a few blends at a time, as they finish.
+
+    The first call of a program, which compiles it, is the only one of its kind until it is done.
+    """
+    with ThreadPoolExecutor(_workers(), thread_name_prefix="jaxdeblend") as pool:
+        calls: dict[Future[list[Deblended]], list[int]] = {}
+        later: dict[Future[list[Deblended]], tuple[Bucket, list[list[int]]]] = {}
+
+        def submit(bucket: Bucket, numbers: list[int]) -> Future[list[Deblended]]:
+            logger.debug("%d blends of %s", len(numbers), bucket)
+            future = pool.submit(_run, [items[n] for n in numbers], bucket, options, optimizer)
+            calls[future] = numbers
+            return future
+
+        for bucket, members in _sorted_into_buckets(items).items():
+            lanes = _lanes(bucket)
+            first, *others = [members[k : k + lanes] for k in range(0, len(members), lanes)]
+            later[submit(bucket, first)] = (bucket, others)
+        try:
+            while calls:
+                for future in wait(calls, return_when=FIRST_COMPLETED).done:
+                    yield calls.pop(future), future.result()
+                    bucket, others = later.pop(future, (None, []))
+                    for numbers in others if bucket is not None else []:
+                        submit(bucket, numbers)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _workers() -> int:
+    """Threads that run calls: one for each core of a CPU; for an accelerator two, one of which packs and unpacks."""
+    if jax.default_backend() != "cpu":
+        return 2
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sorted_into_buckets(items: list[Item]) -> dict[Bucket, list[int]]:
@@ -234,21 +276,21 @@ def _sorted_into_buckets(items: list[Item]) -> dict[Bucket, list[int]]:
 
 
 def _lanes(bucket: Bucket) -> int:
-    """Lanes of a call: as many as memory allows, a power of two."""
+    """Lanes of a call: one on a CPU, else as many as memory allows, a power of two."""
+    if jax.default_backend() == "cpu":
+        return 1
     lane_bytes = 64 * bucket.image_edge**2 * len(bucket.bands) * bucket.n_sources
     return 2 ** int(np.log2(np.clip(LANE_BYTES / lane_bytes, 1, LANES)))
 
 
-def _run(
-    items: list[Item], bucket: Bucket, lanes: int, options: Initialization, optimizer: ProximalAdam
-) -> list[Deblended]:
+def _run(items: list[Item], bucket: Bucket, options: Initialization, optimizer: ProximalAdam) -> list[Deblended]:
     """One call of a compiled program, and its results without padding."""
-    packed = pack(items, bucket, lanes)
+    packed = pack(items, bucket, _lanes(bucket))
     output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.bands, bucket.stamp_edge))
     return [_unpack(output, lane, item) for lane, item in enumerate(items)]
 
 
-@eqx.filter_jit
+@eqx.filter_jit(compiler_options={"xla_cpu_multi_thread_eigen": False})  # calls run side by side instead
 def _deblend_lanes(
     packed: dict[str, PyTree],
     options: Initialization,
@@ -264,6 +306,8 @@ def _deblend_lanes(
         fit = fit_arrays(blend, obs, optimizer)
         return fit, measure_arrays(fit.blend, obs, fit.status), render_sources(fit.blend, obs)
 
+    if len(packed["images"]) == 1:  # a loop under vmap computes and selects, without it it just ends
+        return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], packed)))
     return jax.vmap(one)(packed)
 
 

@@ -12,8 +12,6 @@ neighbour is decided by all pixels together, not source by source. Three stages 
 With the PSF as a sum of Gaussians, too, all models are analytic.
 """
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,9 +42,6 @@ PSF_WIDTHS = (0.9, 1.5, 3.0)
 
 COLOR_ROUNDS = 3
 """How often spectra and amplitudes are solved in turn."""
-
-SWEEPS = 40
-"""Sweeps of each least-squares solution, which begins where the last one ended."""
 
 
 class Mixture(eqx.Module):
@@ -134,6 +129,64 @@ class Ellipses(eqx.Module):
     center: Float[Array, "*source 2"]
 
 
+class Gaussians(eqx.Module):
+    """The Gaussians of one source, of all widths, each as seen through every Gaussian of the PSF.
+
+    Attributes
+    ----------
+    y, x
+        Coordinates of the pixels about the source.
+    precision
+        (P_yy, P_yx, P_xx) and the logarithm of the normalisation, exp(-½ d·P·d + log norm).
+    slope
+        Their derivatives with respect to both components of the ellipticity.
+    frames
+        The Gaussians themselves.
+    """
+
+    y: Float[Array, "*source 1 y 1"]
+    x: Float[Array, "*source 1 1 x"]
+    precision: Float[Array, "*source 4 width gaussian"]
+    slope: Float[Array, "*source 2 4 width gaussian"]
+    frames: Float[Array, "*source width gaussian y x"]
+
+    @classmethod
+    def of(
+        cls,
+        y: Float[Array, "y 1"],
+        x: Float[Array, "1 x"],
+        ellipticity: Float[Array, "2"],
+        widths: Float[Array, " width"],
+        psf: Mixture,
+    ) -> "Gaussians":
+        """Gaussians of unit flux; the first width is a point."""
+
+        def precision(ellipticity: Array) -> Array:
+            return _precision(ellipticity, (widths**2 - widths[0] ** 2)[:, None], psf.variance[None, :])
+
+        directions = jnp.eye(2, dtype=ellipticity.dtype)
+        slope = jax.vmap(lambda v: jax.jvp(precision, (ellipticity,), (v,))[1])(directions)
+        value = precision(ellipticity)
+        p_yy, p_yx, p_xx, norm = value[..., None, None]
+        y, x = y[None, None], x[None, None]
+        frames = jnp.exp(norm - 0.5 * (p_yy * y**2 + 2 * p_yx * y * x + p_xx * x**2))
+        return cls(y[0], x[0], value, slope, psf.flux[None, :, None, None] * frames)
+
+    def models(self) -> Float[Array, "width y x"]:
+        """What each width looks like through the PSF."""
+        return self.frames.sum(axis=1)
+
+    def tangents(self, light: Float[Array, " width"]) -> Float[Array, "4 y x"]:
+        """Derivatives of the source of these amplitudes, in both components of its ellipticity and position."""
+        rows = jnp.concatenate([self.slope.reshape(8, *self.slope.shape[2:]), self.precision[:3]])
+        sums = jnp.tensordot(light[None, :, None] * rows, self.frames, axes=2)
+        s_yy, s_yx, s_xx, s_norm = jnp.moveaxis(sums[:8].reshape(2, 4, *sums.shape[1:]), 1, 0)
+        ellipticity = s_norm - 0.5 * (s_yy * self.y**2 + 2 * s_yx * self.y * self.x + s_xx * self.x**2)
+        p_yy, p_yx, p_xx = sums[8:]
+        position = jnp.stack([p_yy * self.y[0] + p_yx * self.x[0], p_yx * self.y[0] + p_xx * self.x[0]])
+        return jnp.concatenate([ellipticity, position])
+
+
 def band_weights(obs: Observation) -> Float[Array, " band"]:
     """Share of each band in a weighted mean, 1 / rms², sum 1; 0 for a band without data."""
     rms = obs.background_rms
@@ -183,71 +236,70 @@ def expand(
     mean = bands.mean(share)
     detected = Ellipses(jnp.zeros_like(centers), centers)
 
-    def amplitudes(ellipses: Ellipses, start: Array) -> Array:
-        matrix, vector = _normal_equations(mean, obs.extent, ellipses, active, widths)
-        penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
-        light = lstsq.nonnegative_normal(matrix, vector - penalty, start=start.reshape(-1), sweeps=SWEEPS)
-        return light.reshape(start.shape)
-
     def improve(_: Array, state: tuple[Ellipses, Array]) -> tuple[Ellipses, Array]:
         ellipses, light = state
-        light = amplitudes(ellipses, light)
-        return _gauss_newton(mean, obs.extent, ellipses, detected, errors, light, active, widths), light
+        gaussians = _gaussians(mean, obs.extent, ellipses, active, widths)
+        light = _amplitudes(mean, gaussians, light, sparsity)
+        return _gauss_newton(mean, gaussians, ellipses, detected, errors, light), light
 
     dark = jnp.zeros((len(centers), len(widths)), centers.dtype)
     ellipses, light = jax.lax.fori_loop(0, passes, improve, (detected, dark))
-    light = amplitudes(ellipses, light)
-    matrices, vectors = jax.lax.map(lambda band: _normal_equations(band, obs.extent, ellipses, active, widths), bands)
-    light = _factorized(matrices, vectors, light, share, sparsity)
+    normal = jax.lax.map(
+        lambda band: _normal_equations(band, _gaussians(band, obs.extent, ellipses, active, widths)), bands
+    )
+    light = _factorized(*normal, light, share, sparsity)
     return _stamps(light, ellipses.ellipticity, widths, edge), ellipses.center
 
 
-def _normal_equations(
+def _gaussians(
     band: Image,
     extent: Int[AnyArray, "2"],
     ellipses: Ellipses,
     active: Bool[Array, " source"],
     widths: Float[Array, " width"],
-) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
-    """Matrix Σ w G_i G_j and vector Σ w I G_i of the Gaussians of all sources and widths, in this order."""
-    y, x, real = _pixels(band, extent)
+) -> Gaussians:
+    """Gaussians of all sources, dark where pixels or sources are padding."""
+    y, x = (jnp.arange(n, dtype=band.image.dtype) for n in band.image.shape)
+    bottom, right = jnp.asarray(extent).astype(band.image.dtype)
+    real = (y[:, None] < bottom) & (x[None, :] < right)
 
-    def one(ellipse: Ellipses) -> Array:
-        center = ellipse.center
-        return _observed(y - center[0], x - center[1], ellipse.ellipticity, widths, band.psf)
+    def one(ellipse: Ellipses, lit: Array) -> Gaussians:
+        dy, dx = y - ellipse.center[0], x - ellipse.center[1]
+        gaussians = Gaussians.of(dy[:, None], dx[None, :], ellipse.ellipticity, widths, band.psf)
+        return eqx.tree_at(lambda g: g.frames, gaussians, jnp.where(real & lit, gaussians.frames, 0.0))
 
-    models = jax.vmap(one)(ellipses)
-    models = jnp.where(real[None, None] & active[:, None, None, None], models, 0.0).reshape(-1, band.image.size)
+    return jax.vmap(one)(ellipses, active)
+
+
+def _normal_equations(band: Image, gaussians: Gaussians) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    """Matrix Σ w G_i G_j and vector Σ w I G_i of all sources and widths, in this order."""
+    models = jax.vmap(Gaussians.models)(gaussians).reshape(-1, band.image.size)
     weighted = models * band.robust_weights.reshape(1, -1)
     return weighted @ models.T, weighted @ band.image.reshape(-1)
 
 
+def _amplitudes(
+    band: Image, gaussians: Gaussians, start: Float[Array, "source width"], sparsity: Float[Array, ""] | float
+) -> Float[Array, "source width"]:
+    """Non-negative amplitudes of all sources and widths together."""
+    matrix, vector = _normal_equations(band, gaussians)
+    penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
+    return lstsq.nonnegative_normal(matrix, vector - penalty, start=start.reshape(-1)).reshape(start.shape)
+
+
 def _gauss_newton(
     band: Image,
-    extent: Int[AnyArray, "2"],
+    gaussians: Gaussians,
     ellipses: Ellipses,
     detected: Ellipses,
     errors: Float[Array, " source"],
     light: Float[Array, "source width"],
-    active: Bool[Array, " source"],
-    widths: Float[Array, " width"],
 ) -> Ellipses:
     """One damped step of all ellipticities and positions at fixed amplitudes, towards the largest posterior."""
-    y, x, real = _pixels(band, extent)
     numbers = jnp.concatenate([ellipses.ellipticity, ellipses.center], axis=1)
     expected = jnp.concatenate([detected.ellipticity, detected.center], axis=1)
-
-    def frame(number: Array, amplitudes: Array) -> Array:
-        gaussians = _observed(y - number[2], x - number[3], number[:2], widths, band.psf)
-        return jnp.einsum("w,wyx->yx", amplitudes, gaussians)
-
-    def tangents(number: Array, amplitudes: Array) -> Array:
-        directions = jnp.eye(4, dtype=number.dtype)  # one at a time: XLA fails to compile their batch on a CPU
-        return jnp.stack([jax.jvp(lambda n: frame(n, amplitudes), (number,), (v,))[1] for v in directions])
-
-    used = real[None] & active[:, None, None]
-    residual = band.image - jnp.sum(jnp.where(used, jax.vmap(frame)(numbers, light), 0.0), axis=0)
-    jacobian = jnp.where(used[:, None], jax.vmap(tangents)(numbers, light), 0.0).reshape(-1, residual.size)
+    residual = band.image - jnp.einsum("nw,nwgyx->yx", light, gaussians.frames)
+    jacobian = jax.vmap(Gaussians.tangents)(gaussians, light).reshape(-1, residual.size)
     weighted = jacobian * band.robust_weights.reshape(1, -1)
     spread = jnp.maximum(errors, 1e-4)[:, None] * jnp.ones_like(detected.center)
     precision = 1 / jnp.concatenate([jnp.full_like(spread, ELLIPTICITY_SCATTER), spread], axis=1) ** 2
@@ -255,7 +307,8 @@ def _gauss_newton(
     matrix = weighted @ jacobian.T + jnp.diag(precision.reshape(-1))
     matrix = matrix + DAMPING * jnp.diag(jnp.diagonal(matrix))
     scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
-    step = (scale * (jnp.linalg.inv(matrix * scale[:, None] * scale[None, :]) @ (scale * vector))).reshape(-1, 4)
+    factor = jax.scipy.linalg.cho_factor(matrix * scale[:, None] * scale[None, :])
+    step = (scale * jax.scipy.linalg.cho_solve(factor, scale * vector)).reshape(-1, 4)
     largest = jnp.asarray(LARGEST_STEP, step.dtype)
     numbers = numbers + jnp.clip(step, -largest[None], largest[None])
     size = jnp.linalg.norm(numbers[:, :2], axis=1, keepdims=True)
@@ -276,8 +329,7 @@ def _factorized(
 
     def spectra_of(profile: Array) -> Array:
         matrix = jnp.einsum("nw,bnwmv,mv->bnm", profile, blocks, profile)
-        solve = functools.partial(lstsq.nonnegative_normal, sweeps=SWEEPS)
-        return jax.vmap(solve)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
+        return jax.vmap(lstsq.nonnegative_normal)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
 
     def one_round(_: Array, light: Array) -> Array:
         total = light.sum(axis=1, keepdims=True)
@@ -287,51 +339,25 @@ def _factorized(
         matrix = jnp.einsum("bn,bnwmv,bm->nwmv", spectra, blocks, spectra).reshape(light.size, light.size)
         penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
         vector = jnp.einsum("bn,bnw->nw", spectra, rights).reshape(-1) - penalty
-        relative = lstsq.nonnegative_normal(matrix, vector, start=profile.reshape(-1), sweeps=SWEEPS)
+        relative = lstsq.nonnegative_normal(matrix, vector, start=profile.reshape(-1))
         return relative.reshape(shape) * (share @ spectra)[:, None]
 
     return jax.lax.fori_loop(0, COLOR_ROUNDS, one_round, light)
 
 
-def _pixels(
-    band: Image, extent: Int[AnyArray, "2"]
-) -> tuple[Float[Array, "y 1"], Float[Array, "1 x"], Bool[Array, "y x"]]:
-    """Coordinates, and which pixels are real."""
-    y, x = (jnp.arange(n, dtype=band.image.dtype) for n in band.image.shape)
-    bottom, right = jnp.asarray(extent).astype(band.image.dtype)
-    return y[:, None], x[None, :], (y[:, None] < bottom) & (x[None, :] < right)
+def _precision(
+    ellipticity: Float[Array, "2"], elliptical: Float[Array, "width 1"], circular: Float[Array, "1 gaussian"]
+) -> Float[Array, "4 width gaussian"]:
+    """Precision (P_yy, P_yx, P_xx) and log norm of Gaussians of covariance v R(e) + u 1.
 
-
-def _observed(
-    y: Float[Array, "y 1"],
-    x: Float[Array, "1 x"],
-    ellipticity: Float[Array, "2"],
-    widths: Float[Array, " width"],
-    psf: Mixture,
-) -> Float[Array, "width y x"]:
-    """Gaussians of unit flux as seen through the PSF; the first width is a point."""
-    intrinsic = widths**2 - widths[0] ** 2
-
-    def one(variance: Array, flux: Array) -> Array:
-        return flux * jax.vmap(lambda part: _gaussian(y, x, ellipticity, part, variance))(intrinsic)
-
-    return jax.vmap(one)(psf.variance, psf.flux).sum(axis=0)
-
-
-def _gaussian(
-    y: Float[Array, "y 1"],
-    x: Float[Array, "1 x"],
-    ellipticity: Float[Array, "2"],
-    elliptical: Float[Array, ""],
-    round_: Float[Array, ""],
-) -> Float[Array, "y x"]:
-    """Unit-flux Gaussian of covariance v R(e) + u 1, with R(e) = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²)."""
+    R(e) = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²) in the order (x, y), of determinant 1.
+    """
     e1, e2 = ellipticity
     v = elliptical / jnp.sqrt(1 - e1**2 - e2**2)
-    xx, yy, xy = v * (1 + e1) + round_, v * (1 - e1) + round_, v * e2
-    determinant = xx * yy - xy**2
-    radius2 = (yy * x**2 - 2 * xy * x * y + xx * y**2) / determinant
-    return jnp.exp(-0.5 * radius2) / (2 * jnp.pi * jnp.sqrt(determinant))
+    xx, yy, yx = v * (1 + e1) + circular, v * (1 - e1) + circular, v * e2
+    determinant = xx * yy - yx**2
+    norm = -jnp.log(2 * jnp.pi * jnp.sqrt(determinant))
+    return jnp.stack([xx / determinant, -yx / determinant, yy / determinant, norm])
 
 
 def _stamps(
@@ -343,7 +369,9 @@ def _stamps(
     """Expansions in model space; a source without light becomes a faint point."""
     offset = jnp.arange(edge, dtype=widths.dtype) - edge // 2
     model_psf = Mixture(widths[:1] ** 2, jnp.ones_like(widths[:1]))
-    gaussians = jax.vmap(lambda e: _observed(offset[:, None], offset[None, :], e, widths, model_psf))(ellipticity)
+    gaussians = jax.vmap(lambda e: Gaussians.of(offset[:, None], offset[None, :], e, widths, model_psf).models())(
+        ellipticity
+    )
     expansion = jnp.einsum("nw,nwyx->nyx", light, gaussians)
     dark = expansion.max(axis=(-2, -1), keepdims=True) <= 0
     faint = 1e-6 * jnp.maximum(expansion.max(), jnp.finfo(expansion.dtype).tiny)

@@ -11,6 +11,9 @@ recompiles when a source moves), a batch of stamps is two batched matrix product
 the centre exist, and the transposed matrices are the exact adjoint.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -47,6 +50,7 @@ def lanczos(x: Float[Array, "..."], order: int = LANCZOS_ORDER) -> Float[Array, 
     return jnp.where(jnp.abs(x) < order, jnp.sinc(x) * jnp.sinc(x / order), 0.0)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def placement(
     center: Float[Array, ""], frame_edge: int, stamp_edge: int, order: int = LANCZOS_ORDER
 ) -> Float[Array, "frame stamp"]:
@@ -78,12 +82,41 @@ def placement(
     >>> bool(jnp.allclose(frame, jnp.array([0.0, 1.0, 2.0, 1.0, 0.0]), atol=1e-6))
     True
     """
-    center = jnp.asarray(center)
-    pixels = jnp.arange(frame_edge, dtype=center.dtype)
-    samples = jnp.arange(stamp_edge, dtype=center.dtype) - (stamp_edge - 1) // 2
-    fraction = center - jnp.floor(center)
-    comb = jnp.sum(lanczos(fraction + jnp.arange(-order, order + 1, dtype=center.dtype), order))
-    return lanczos(pixels[:, None] - center - samples[None, :], order) / comb
+    return _toeplitz(_weights(jnp.asarray(center), frame_edge, stamp_edge, order), frame_edge, stamp_edge)
+
+
+@placement.defjvp
+def _placement_jvp(
+    frame_edge: int, stamp_edge: int, order: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Float[Array, "frame stamp"], Float[Array, "frame stamp"]]:
+    """The derivative is a Toeplitz matrix, too; so its transpose is a product and a sum, not a scattering."""
+
+    def weights(center: Array) -> Array:
+        return _weights(center, frame_edge, stamp_edge, order)
+
+    center = jnp.asarray(primals[0])
+    values, slopes = jax.jvp(weights, (center,), (jnp.ones_like(center),))
+    return _toeplitz(values, frame_edge, stamp_edge), _toeplitz(slopes, frame_edge, stamp_edge) * tangents[0]
+
+
+def _weights(center: Float[Array, ""], frame_edge: int, stamp_edge: int, order: int) -> Float[Array, " difference"]:
+    """Weight of every difference between a pixel's number and a sample's, from the smallest to the largest.
+
+    Only 2 order of them are not 0. They are computed once, and put where they belong by a product with a matrix of
+    zeros and ones: a compiler would merge anything cheaper into what comes next, and compute them for every pixel.
+    """
+    near = jnp.arange(1 - order, order + 1, dtype=center.dtype)
+    whole = jnp.floor(center)
+    kernel = lanczos(near - (center - whole), order)
+    difference = jnp.arange(1 - stamp_edge, frame_edge, dtype=center.dtype) + (stamp_edge - 1) // 2
+    place = (difference[:, None] == whole + near[None, :]).astype(center.dtype)
+    return place @ (kernel / kernel.sum())
+
+
+def _toeplitz(weights: Float[Array, " difference"], frame_edge: int, stamp_edge: int) -> Float[Array, "frame stamp"]:
+    """Matrix of one weight for each difference; each row is a window of the weights, which slides by one."""
+    windows = jax.vmap(lambda pixel: jax.lax.dynamic_slice(weights, (pixel,), (stamp_edge,)))
+    return windows(jnp.arange(frame_edge))[:, ::-1]
 
 
 def place(

@@ -83,7 +83,7 @@ def test_the_start_does_not_decide_the_end(seed):
     data = rng.normal(size=40)
     expected, _ = scipy.optimize.nnls(design, data)
     for start in (np.zeros(5), rng.uniform(0, 10, 5), expected):
-        found = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(start), sweeps=60)
+        found = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(start))
         np.testing.assert_allclose(found, expected, atol=1e-4)
-    near = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(expected), sweeps=1)
+    near = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(expected))
     np.testing.assert_allclose(near, expected, atol=1e-4)
