@@ -53,11 +53,11 @@ class Initialization(eqx.Module):
     """
 
     constraints: tuple[AbstractConstraint, ...] = eqx.field(
-        default_factory=lambda: (Positive(), Monotonic(), SparseThreshold(0.1), CenterKept())
+        default_factory=lambda: (Positive(), Monotonic(), SparseThreshold(0.2), CenterKept())
     )
     priors: tuple[AbstractPrior, ...] = eqx.field(default_factory=lambda: (SymmetricPrior(0.2, 0.5),))
     widths: Float[Array, " width"] = eqx.field(converter=jnp.asarray, default=(0.85, 1.7, 3.4, 6.8, 13.6))
-    sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.5)
     passes: int = eqx.field(static=True, default=10)
     max_components: int = eqx.field(static=True, default=2)
     point_below: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)

@@ -102,7 +102,7 @@ def star_fit(start=0.5 * FLUX, optimizer=None, **options):
 
 
 def test_the_fit_passes_turning_points_and_stops_by_itself():
-    result = star_fit(optimizer=jd.ProximalAdam(max_steps=400, learning_rate=3.0))
+    result = star_fit(optimizer=jd.ProximalAdam(max_steps=400, learning_rate=3.0, decay=1e6))
     n_steps = int(result.n_steps)
     loss = np.asarray(result.loss)[:n_steps]
     turning = np.flatnonzero(np.diff(loss) > 0)
@@ -119,7 +119,7 @@ def test_a_good_start_is_left_and_found_again():
     again = jd.fit(first.blend, obs)
     n_steps = int(again.n_steps)
     loss = np.asarray(again.loss)[:n_steps]
-    small = 5e-4 * max(loss.min(), obs.images.size / 2)
+    small = 1e-3 * max(loss.min(), obs.images.size / 2)
     assert loss[1:11].max() > loss[0] + 100 * small, "this scene should lead uphill"
     assert again.result is jd.RESULTS.MAX_STEPS or loss[-10:].min() <= loss.min() + small
 
