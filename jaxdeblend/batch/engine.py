@@ -238,25 +238,24 @@ def _in_parallel(
     """
     with ThreadPoolExecutor(_workers(), thread_name_prefix="jaxdeblend") as pool:
         calls: dict[Future[list[Deblended]], list[int]] = {}
-        later: dict[Future[list[Deblended]], tuple[Bucket, list[list[int]]]] = {}
+        later: dict[Future[list[Deblended]], list[list[int]]] = {}
 
-        def submit(bucket: Bucket, numbers: list[int]) -> Future[list[Deblended]]:
-            logger.debug("%d blends of %s", len(numbers), bucket)
-            future = pool.submit(_run, [items[n] for n in numbers], bucket, options, optimizer)
+        def submit(numbers: list[int]) -> Future[list[Deblended]]:
+            future = pool.submit(_run, [items[n] for n in numbers], options, optimizer)
             calls[future] = numbers
             return future
 
         for bucket, members in _sorted_into_buckets(items).items():
             lanes = _lanes(bucket)
             first, *others = [members[k : k + lanes] for k in range(0, len(members), lanes)]
-            later[submit(bucket, first)] = (bucket, others)
+            logger.debug("%d blends of %s", len(members), bucket)
+            later[submit(first)] = others
         try:
             while calls:
                 for future in wait(calls, return_when=FIRST_COMPLETED).done:
+                    for numbers in later.pop(future, []):
+                        submit(numbers)
                     yield calls.pop(future), future.result()
-                    bucket, others = later.pop(future, (None, []))
-                    for numbers in others if bucket is not None else []:
-                        submit(bucket, numbers)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -283,14 +282,16 @@ def _lanes(bucket: Bucket) -> int:
     return 2 ** int(np.log2(np.clip(LANE_BYTES / lane_bytes, 1, LANES)))
 
 
-def _run(items: list[Item], bucket: Bucket, options: Initialization, optimizer: ProximalAdam) -> list[Deblended]:
-    """One call of a compiled program, and its results without padding."""
+def _run(items: list[Item], options: Initialization, optimizer: ProximalAdam) -> list[Deblended]:
+    """One call of a compiled program on blends of one bucket, and its results without padding."""
+    bucket = items[0].bucket
     packed = pack(items, bucket, _lanes(bucket))
     output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.bands, bucket.stamp_edge))
     return [_unpack(output, lane, item) for lane, item in enumerate(items)]
 
 
-@eqx.filter_jit(compiler_options={"xla_cpu_multi_thread_eigen": False})  # calls run side by side instead
+# calls run side by side, not each on all cores; the types of equinox leave out what goes on to jax.jit
+@eqx.filter_jit(compiler_options={"xla_cpu_multi_thread_eigen": False})  # pyright: ignore[reportCallIssue]
 def _deblend_lanes(
     packed: dict[str, PyTree],
     options: Initialization,

@@ -244,10 +244,10 @@ def expand(
 
     dark = jnp.zeros((len(centers), len(widths)), centers.dtype)
     ellipses, light = jax.lax.fori_loop(0, passes, improve, (detected, dark))
-    normal = jax.lax.map(
+    matrices, vectors = jax.lax.map(
         lambda band: _normal_equations(band, _gaussians(band, obs.extent, ellipses, active, widths)), bands
     )
-    light = _factorized(*normal, light, share, sparsity)
+    light = _factorized(matrices, vectors, light, share, sparsity)
     return _stamps(light, ellipses.ellipticity, widths, edge), ellipses.center
 
 
