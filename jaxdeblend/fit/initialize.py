@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..instrument.observation import Observation
-from ..model.blend import Blend, Stack
+from ..model.blend import Blend, Stack, placements
 from ..model.component import FactorizedComponent
 from ..model.constraint import AbstractConstraint, CenterKept, Monotonic, Positive, SparseThreshold
 from ..model.morphology import ImageMorphology
@@ -259,14 +259,9 @@ def _spectra(
     lit: Bool[Array, " component"],
 ) -> Float[Array, "component band"]:
     """Joint weighted non-negative spectra of all components."""
-    rows, columns = (
-        jax.vmap(lambda c, n=n: stamps.placement(c, n, images.shape[-1]))(centers[:, k])
-        for k, n in enumerate(obs.shape)
-    )
+    rows, columns = placements(centers, images.shape[-1], obs.shape, obs.extent, obs.margin)
     frames = jnp.einsum("cys,cst,cxt->cyx", rows, images, columns)
-    y, x = (jnp.arange(n, dtype=obs.extent.dtype) < end for n, end in zip(obs.shape, obs.extent, strict=True))
-    real = y[:, None] & x[None, :]
-    models = obs.convolve(jnp.where(real[None] & lit[:, None, None], frames, 0.0)[:, None])
+    models = obs.convolve(jnp.where(lit[:, None, None], frames, 0.0)[:, None])
     models = jnp.broadcast_to(models, (len(models), *obs.images.shape))  # bands may share one PSF
     images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)
     return jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, images, weights)

@@ -31,7 +31,7 @@ def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     >>> round(float(jd.render(blend, obs).sum()), 2)
     3.0
     """
-    return obs.convolve(blend.cube(obs.extent))
+    return obs.convolve(blend.cube(obs.extent, obs.margin))
 
 
 def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
@@ -58,4 +58,4 @@ def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band 
     >>> jd.render_sources(jd.Blend.of([star, star], frame=(32, 32)), obs).shape
     (2, 1, 32, 32)
     """
-    return jax.vmap(obs.convolve)(blend.source_cubes(obs.extent))
+    return jax.vmap(obs.convolve)(blend.source_cubes(obs.extent, obs.margin))

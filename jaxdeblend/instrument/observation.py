@@ -11,6 +11,9 @@ from .host import AnyArray, host_or_device
 from .kernel import DifferenceKernel
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
 
+MARGIN = 5
+"""Pixels by which models reach beyond the images: light from just outside that the PSF brings in is part of them."""
+
 MODEL_SIGMA = 0.8
 """σ in pixels of the circular Gaussian PSF of model space."""
 
@@ -103,6 +106,12 @@ class Observation(eqx.Module):
         """Typical 1σ noise of a usable pixel: 1 / √(mean weight); 0 for a band without data."""
         return background_rms(self.weights)
 
+    @property
+    def margin(self) -> int:
+        """Number of pixels by which a model must reach beyond the images on each side."""
+        edge = self.psf.edge if self.kernel is None else self.kernel.image.shape[-1]
+        return min(MARGIN, edge // 2)
+
     def prepared(self) -> "Observation":
         """The same observation with its difference kernel and that kernel's transform at hand."""
         if self.transform is not None:
@@ -111,23 +120,33 @@ class Observation(eqx.Module):
         return eqx.tree_at(
             lambda obs: (obs.kernel, obs.transform),
             self,
-            (kernel, kernel.transform(self.shape)),
+            (kernel, kernel.transform(self._reach)),
             is_leaf=lambda node: node is None,
         )
 
-    def convolve(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
-        """Bring a model from model space to the PSF of each band."""
-        return fft.convolve(cube, *self._filter(cube.ndim))
+    def convolve(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band h w"]:
+        """Bring a model from model space to the PSF of each band.
+
+        The model covers the images, or `margin` pixels more on each side; what comes back covers the images.
+        """
+        convolved = fft.convolve(cube, *self._filter(cube.ndim))
+        inside = (slice((have - n) // 2, (have + n) // 2) for have, n in zip(cube.shape[-2:], self.shape, strict=True))
+        return convolved[(..., *inside)]
 
     def correlate(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
-        """The adjoint of `convolve`."""
+        """The adjoint of `convolve` of models that cover the images alone."""
         return fft.correlate(cube, *self._filter(cube.ndim))
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """Shape of a frame as wide as the furthest that a pixel of a model is from one of the images."""
+        return (self.shape[0] + self.margin, self.shape[1] + self.margin)
 
     def _filter(self, ndim: int) -> tuple[Complex[Array, "*one band ky kx"], tuple[int, int]]:
         """The difference kernel's transform with as many axes as the cube, and the FFT shape."""
         obs = self.prepared()
         assert obs.kernel is not None and obs.transform is not None  # that is what `prepared` means
-        return jnp.expand_dims(obs.transform, range(ndim - 3)), obs.kernel.fft_shape(obs.shape)
+        return jnp.expand_dims(obs.transform, range(ndim - 3)), obs.kernel.fft_shape(self._reach)
 
 
 def background_rms(weights: Float[AnyArray, "band y x"]) -> Float[Array, " band"]:

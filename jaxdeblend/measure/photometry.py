@@ -162,7 +162,7 @@ def flux_errors(blend: Blend, obs: Observation) -> Float[Array, "source band"]:
         Errors in image units; infinite where a band has no data under the source.
     """
     shapes = _placed(blend, _unit_shapes(blend), obs)
-    observed = jax.vmap(lambda frame: obs.convolve(jnp.broadcast_to(frame, obs.images.shape)))(shapes)
+    observed = jax.vmap(lambda frame: obs.convolve(jnp.broadcast_to(frame, (len(obs.bands), *frame.shape))))(shapes)
 
     def one_band(model: Array, weights: AnyArray) -> Array:
         flat = model.reshape(model.shape[0], -1)
@@ -218,7 +218,7 @@ def _unit_shapes(blend: Blend) -> Float[Array, "source s s"]:
 
 
 def _placed(blend: Blend, shapes: Float[Array, "source s s"], obs: Observation) -> Float[Array, "source y x"]:
-    rows, columns = blend.placements(shapes.shape[-1], obs.extent)
+    rows, columns = blend.placements(shapes.shape[-1], obs.extent, obs.margin)
     frames = jnp.einsum("nys,nst,nxt->nyx", rows, shapes, columns)
     return jnp.where(blend.active[:, None, None], frames, 0.0)
 

@@ -142,53 +142,51 @@ class Blend(eqx.Module):
             frame=self.frame,
         )
 
-    def cube(self, extent: Int[AnyArray, "2"] | None = None) -> Float[Array, "band y x"]:
+    def cube(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> Float[Array, "band y x"]:
         """All sources in model space, before the PSF.
 
         Parameters
         ----------
         extent
             Number of rows and columns that are real; the model is zero beyond. None: all.
+        margin
+            Pixels by which the cube reaches beyond the (real) frame on each side.
         """
         if not self.stacks:  # no source knows the bands: one dark image stands for all
-            return jnp.zeros((1, *self.frame))
+            return jnp.zeros((1, *(n + 2 * margin for n in self.frame)))
         cubes = []
         for stack in self.stacks:
-            spectra, frames = self._frames(stack, extent)
+            spectra, frames = self._frames(stack, extent, margin)
             cubes.append(jnp.einsum("ctb,ctyx->byx", spectra, frames))
         return sum(cubes[1:], start=cubes[0])
 
-    def source_cubes(self, extent: Int[AnyArray, "2"] | None = None) -> Float[Array, "source band y x"]:
-        """Each source in model space, before the PSF."""
+    def source_cubes(
+        self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0
+    ) -> Float[Array, "source band y x"]:
+        """Each source in model space, before the PSF; parameters as in `cube`."""
         if not self.stacks:
-            return jnp.zeros((0, 1, *self.frame))
+            return jnp.zeros((0, 1, *(n + 2 * margin for n in self.frame)))
         cubes = []
         for stack in self.stacks:
-            spectra, frames = self._frames(stack, extent)
+            spectra, frames = self._frames(stack, extent, margin)
             member = stack.source[None, :] == jnp.arange(self.centers.shape[0])[:, None]
             cubes.append(jnp.einsum("nc,ctb,ctyx->nbyx", member.astype(frames.dtype), spectra, frames))
         return sum(cubes[1:], start=cubes[0])
 
     def _frames(
-        self, stack: Stack, extent: Int[AnyArray, "2"] | None
+        self, stack: Stack, extent: Int[AnyArray, "2"] | None, margin: int
     ) -> tuple[Float[Array, "component term band"], Float[Array, "component term y x"]]:
         """Spectra of a stack's terms, and their stamps placed into the frame."""
         spectra, images = stack.terms()
-        rows, columns = self.placements(images.shape[-1], extent)
+        rows, columns = self.placements(images.shape[-1], extent, margin)
         frames = jnp.einsum("cys,ctsu,cxu->ctyx", rows[stack.source], images, columns[stack.source])
         return spectra, frames
 
     def placements(
-        self, edge: int, extent: Int[AnyArray, "2"] | None
+        self, edge: int, extent: Int[AnyArray, "2"] | None = None, margin: int = 0
     ) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
         """Matrices that place a stamp of this edge at each source's centre, along y and x."""
-        matrices = []
-        for axis, size in enumerate(self.frame):
-            matrix = jax.vmap(lambda c, size=size: stamps.placement(c, size, edge))(self.centers[:, axis])
-            if extent is not None:
-                matrix = jnp.where(jnp.arange(size, dtype=extent.dtype)[None, :, None] < extent[axis], matrix, 0.0)
-            matrices.append(matrix)
-        return matrices[0], matrices[1]
+        return placements(self.centers, edge, self.frame, extent, margin)
 
     def project(self, rms: Float[Array, " band"]) -> "Blend":
         """Every component projected onto its constraints."""
@@ -210,6 +208,43 @@ class Blend(eqx.Module):
         center_step = jnp.where(free, CENTER_STEP, 0.0)[:, None]
         stacks = tuple(stack.step_sizes(rms) for stack in self.stacks)
         return parameters(self, centers=center_step, stacks=stacks)
+
+
+def placements(
+    centers: Float[AnyArray, "source 2"],
+    edge: int,
+    frame: tuple[int, int],
+    extent: Int[AnyArray, "2"] | None = None,
+    margin: int = 0,
+) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
+    """Matrices that place stamps of this edge about these centres, along y and x.
+
+    Parameters
+    ----------
+    centers
+        Positions (y, x) in pixels of the frame.
+    edge
+        Odd edge of the stamps.
+    frame
+        Shape (y, x) of the frame.
+    extent
+        Number of rows and columns that are real; nothing is placed beyond them (and the margin). None: all.
+    margin
+        Pixels by which rows and columns reach beyond the frame on each side.
+
+    Returns
+    -------
+    tuple
+        Matrices (source, y, s) and (source, x, s), as from `jaxdeblend.ops.stamps.placement`.
+    """
+    matrices = []
+    for axis, size in enumerate(n + 2 * margin for n in frame):
+        matrix = jax.vmap(lambda c, size=size: stamps.placement(c, size, edge))(centers[:, axis] + margin)
+        if extent is not None:
+            real = jnp.arange(size, dtype=extent.dtype) < extent[axis] + 2 * margin
+            matrix = jnp.where(real[None, :, None], matrix, 0.0)
+        matrices.append(matrix)
+    return matrices[0], matrices[1]
 
 
 def _kind(component: AbstractComponent) -> object:

@@ -23,14 +23,19 @@ def scene(request):
 
 @eqx.filter_jit
 def everything(blend, obs):
-    return blend.cube(), obs.prepared().kernel.image, jd.render(blend, obs), jd.render_sources(blend, obs)
+    return (
+        blend.cube(margin=obs.margin),
+        obs.prepared().kernel.image,
+        jd.render(blend, obs),
+        jd.render_sources(blend, obs),
+    )
 
 
 def test_render_is_the_direct_convolution(scene):
     cube, kernels, whole, _ = scene
     expected = [convolve2d(image, kernel, mode="full") for image, kernel in zip(cube, kernels, strict=True)]
-    half = kernels.shape[-1] // 2
-    expected = [image[half:, half:][: whole.shape[1], : whole.shape[2]] for image in expected]
+    first = kernels.shape[-1] // 2 + (cube.shape[-1] - whole.shape[-1]) // 2
+    expected = [image[first:, first:][: whole.shape[1], : whole.shape[2]] for image in expected]
     np.testing.assert_allclose(whole, expected, atol=2e-6 * np.max(expected))
 
 
@@ -40,8 +45,9 @@ def test_rendered_sources_add_up(scene):
     np.testing.assert_allclose(parts.sum(axis=0), whole, atol=2e-6 * whole.max())
 
 
-@pytest.mark.parametrize("center", [(10.0, 12.0), (10.5, 11.5), (9.8, 12.31)])
+@pytest.mark.parametrize("center", [(10.0, 12.0), (10.5, 11.5), (9.8, 12.31), (0.3, 24.4), (20.0, -0.5), (-1.2, 8.0)])
 def test_a_star_is_the_psf_at_its_position(center):
+    """Also of a star at the border or just outside, whose light in model space lies partly beyond the image."""
     obs = observe(np.zeros((1, 21, 25)))
     star = jd.Blend.of([jd.PointSource(center, [1.0])], frame=obs.shape)
     truth = gaussian(obs.shape, center, PSF_SIGMA)
@@ -50,10 +56,10 @@ def test_a_star_is_the_psf_at_its_position(center):
 
 def test_nothing_shines_beyond_the_extent():
     obs = jd.Observation(
-        jnp.zeros((1, 24, 24)), jnp.ones(1), jd.GaussianPSF(PSF_SIGMA), bands=("r",), extent=jnp.array([20, 17])
+        jnp.zeros((1, 24, 40)), jnp.ones(1), jd.GaussianPSF(PSF_SIGMA), bands=("r",), extent=jnp.array([20, 17])
     )
-    star = jd.PointSource((10, 22), [1.0])
-    np.testing.assert_allclose(jd.render(jd.Blend.of([star], frame=(24, 24)), obs)[0, :, :10], 0.0, atol=1e-5)
+    star = jd.PointSource((10, 33), [1.0])
+    np.testing.assert_allclose(jd.render(jd.Blend.of([star], frame=(24, 40)), obs), 0.0, atol=1e-5)
 
 
 def test_a_blend_without_sources_is_dark():
