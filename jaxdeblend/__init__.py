@@ -4,6 +4,7 @@ from ._version import __version__ as __version__
 from .batch import Deblended as Deblended
 from .batch import deblend as deblend
 from .batch import deblend_batch as deblend_batch
+from .batch import deblend_stream as deblend_stream
 from .catalog import CatalogResult as CatalogResult
 from .catalog import deblend_catalog as deblend_catalog
 from .detect import Detection as Detection

@@ -5,9 +5,9 @@ cache of a core, each core runs one blend at a time. Either way the shape of a c
 alone, so that its arithmetic, to the last bit, does not depend on the blends that come with it.
 """
 
+import itertools
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 LANES = 16
 """Most blends that share one call of a compiled program on an accelerator."""
+
+READ_AHEAD = 256
+"""Most blends that are read before the first of them is returned."""
 
 LANE_BYTES = 2**28
 """Memory that the lanes of one call may take together; fewer lanes run when blends are large."""
@@ -213,49 +216,145 @@ def deblend_batch(
     [1, 0]
     """
     pairs = list(blends)
-    alike = isinstance(center_error, int | float)
-    errors = [center_error] * len(pairs) if alike else list(center_error)
-    if len(errors) != len(pairs):
-        raise ValueError(f"center_error: got {len(errors)} entries for {len(pairs)} blends; give one per blend.")
-    items = [Item.of(obs, centers, error) for (obs, centers), error in zip(pairs, errors, strict=True)]
-    options = Initialization() if options is None else options
-    optimizer = ProximalAdam() if optimizer is None else optimizer
+    if not isinstance(center_error, int | float):
+        center_error = list(center_error)
+        if len(center_error) != len(pairs):
+            raise ValueError(
+                f"center_error: got {len(center_error)} entries for {len(pairs)} blends; give one per blend."
+            )
+    items = list(_items(pairs, center_error))
     results: list[Deblended | None] = [None] * len(items)
-    for numbers, outcome in _in_parallel(items, options, optimizer):
-        for number, result in zip(numbers, outcome, strict=True):
-            results[number] = result
+    for number, result in _stream(_programs_first(items), options, optimizer):
+        results[number] = result
         if progress is not None:
-            progress(len(numbers))
+            progress(1)
     return [result for result in results if result is not None]
 
 
-def _in_parallel(
-    items: list[Item], options: Initialization, optimizer: ProximalAdam
-) -> Iterator[tuple[list[int], list[Deblended]]]:
-    """Numbers and results of a few blends at a time, as they finish.
+def deblend_stream(
+    blends: Iterable[tuple[Observation, object]],
+    *,
+    center_error: float | int | Iterable[object] = 0.1,
+    options: Initialization | None = None,
+    optimizer: ProximalAdam | None = None,
+) -> Iterator[tuple[int, Deblended]]:
+    """Separate the sources of blends as they come, for catalogs that do not fit into memory.
 
-    The first call of a program, which compiles it, is the only one of its kind until it is done.
+    Blends are read a little ahead of what is returned, at most `READ_AHEAD`, and results are returned as they
+    finish; each is the same as that of `deblend_batch`.
+
+    Parameters
+    ----------
+    blends
+        Pairs of an observation and positions, as for `deblend_batch`; read once.
+    center_error
+        1σ error per axis of the positions in pixels: one number, or as many entries as blends, each a number or one per
+        source.
+    options
+        Constraints, priors, numbers of components.
+    optimizer
+        Settings of the optimizer.
+
+    Yields
+    ------
+    tuple of int and Deblended
+        The blend's place in the input, from 0, and what became of it.
+
+    Raises
+    ------
+    ValueError
+        If positions do not have the shape (source, 2), or there is not one error per blend.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> sorted(number for number, result in jd.deblend_stream((obs, [(8, 8)]) for _ in range(3)))
+    [0, 1, 2]
     """
-    with ThreadPoolExecutor(_workers(), thread_name_prefix="jaxdeblend") as pool:
-        calls: dict[Future[list[Deblended]], list[int]] = {}
-        later: dict[Future[list[Deblended]], list[list[int]]] = {}
+    yield from _stream(enumerate(_items(blends, center_error)), options, optimizer)
 
-        def submit(numbers: list[int]) -> Future[list[Deblended]]:
-            future = pool.submit(_run, [items[n] for n in numbers], options, optimizer)
-            calls[future] = numbers
-            return future
 
-        for bucket, members in _sorted_into_buckets(items).items():
-            lanes = _lanes(bucket)
-            first, *others = [members[k : k + lanes] for k in range(0, len(members), lanes)]
-            logger.debug("%d blends of %s", len(members), bucket)
-            later[submit(first)] = others
+def _items(
+    blends: Iterable[tuple[Observation, object]], center_error: float | int | Iterable[object]
+) -> Iterator[Item]:
+    """Blends with the errors of their positions, checked."""
+    errors = itertools.repeat(center_error) if isinstance(center_error, int | float) else iter(center_error)
+    end = object()
+    number = 0
+    for number, (obs, centers) in enumerate(blends, start=1):
+        error = next(errors, end)
+        if error is end:
+            raise ValueError(f"center_error: got {number - 1} entries, and more blends; give one per blend.")
+        yield Item.of(obs, centers, error)
+    if not isinstance(center_error, int | float) and next(errors, end) is not end:
+        raise ValueError(f"center_error: got more entries than the {number} blends; give one per blend.")
+
+
+def _programs_first(items: list[Item]) -> list[tuple[int, Item]]:
+    """Numbered blends in an order that compiles all programs at once and then fills them one after the other."""
+    seen: set[Bucket] = set()
+    order = []
+    for number, item in enumerate(items):
+        order.append((item.bucket in seen, item.bucket.cost, number))
+        seen.add(item.bucket)
+    return [(number, items[number]) for *_, number in sorted(order)]
+
+
+def _stream(
+    numbered: Iterable[tuple[int, Item]], options: Initialization | None, optimizer: ProximalAdam | None
+) -> Iterator[tuple[int, Deblended]]:
+    """Numbers and results as they finish.
+
+    Blends of one bucket are collected until they fill the lanes of a call. The first call of a program, which
+    compiles it, is the only one of its kind until it is done.
+    """
+    options = Initialization() if options is None else options
+    optimizer = ProximalAdam() if optimizer is None else optimizer
+    source = iter(numbered)
+    filling: dict[Bucket, list[tuple[int, Item]]] = {}
+    full: list[list[tuple[int, Item]]] = []
+    running: dict[Future[list[Deblended]], list[tuple[int, Item]]] = {}
+    compiled: set[Bucket] = set()
+    compiling: set[Bucket] = set()
+    workers, held, exhausted = _workers(), 0, False
+    with ThreadPoolExecutor(workers, thread_name_prefix="jaxdeblend") as pool:
         try:
-            while calls:
-                for future in wait(calls, return_when=FIRST_COMPLETED).done:
-                    for numbers in later.pop(future, []):
-                        submit(numbers)
-                    yield calls.pop(future), future.result()
+            while True:
+                while held < READ_AHEAD and not exhausted:
+                    number, item = next(source, (-1, None))
+                    if item is None:
+                        exhausted = True
+                        break
+                    held += 1
+                    group = filling.setdefault(item.bucket, [])
+                    group.append((number, item))
+                    if len(group) == _lanes(item.bucket):
+                        full.append(filling.pop(item.bucket))
+                if exhausted or not (full or running):
+                    full += filling.values()
+                    filling.clear()
+                waiting = []
+                for group in full:
+                    bucket = group[0][1].bucket
+                    if bucket in compiling or len(running) >= 2 * workers:
+                        waiting.append(group)
+                        continue
+                    if bucket not in compiled:
+                        logger.debug("compiling %s", bucket)
+                        compiling.add(bucket)
+                    running[pool.submit(_run, [item for _, item in group], options, optimizer)] = group
+                full = waiting
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    group = running.pop(future)
+                    results = future.result()
+                    held -= len(group)
+                    compiling.discard(group[0][1].bucket)
+                    compiled.add(group[0][1].bucket)
+                    yield from ((number, result) for (number, _), result in zip(group, results, strict=True))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -265,13 +364,6 @@ def _workers() -> int:
     if jax.default_backend() != "cpu":
         return 2
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _sorted_into_buckets(items: list[Item]) -> dict[Bucket, list[int]]:
-    buckets: dict[Bucket, list[int]] = defaultdict(list)
-    for number, item in enumerate(items):
-        buckets[item.bucket].append(number)
-    return dict(sorted(buckets.items(), key=lambda entry: entry[0].cost))
 
 
 def _lanes(bucket: Bucket) -> int:
@@ -302,7 +394,7 @@ def _deblend_lanes(
     """Initialize, fit, measure and render all lanes."""
 
     def one(lane: dict[str, PyTree]) -> tuple[FitResult, Measurements, Array]:
-        obs = _observation(lane, bands)
+        obs = observation_of(lane, bands)
         blend = initialize_arrays(obs, lane["centers"], lane["errors"], lane["active"], stamp_edge, options)
         fit = fit_arrays(blend, obs, optimizer)
         return fit, measure_arrays(fit.blend, obs, fit.status), render_sources(fit.blend, obs)
@@ -312,8 +404,8 @@ def _deblend_lanes(
     return jax.vmap(one)(packed)
 
 
-def _observation(lane: dict[str, PyTree], bands: tuple[str, ...]) -> Observation:
-    """The observation of one lane, with its difference kernel."""
+def observation_of(lane: dict[str, PyTree], bands: tuple[str, ...]) -> Observation:
+    """The observation of one lane, as packed by `jaxdeblend.batch.plan.pack`, with its difference kernel."""
     weights = lane["weights"]
     return Observation(
         lane["images"],

@@ -8,6 +8,7 @@ Everything here is NumPy on the host; nothing is compiled for the shapes of the 
 """
 
 import bisect
+import functools
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ class Item:
         positions = check_centers(centers)
         return cls(obs, positions, check_errors(center_error, len(positions)))
 
-    @property
+    @functools.cached_property
     def bucket(self) -> Bucket:
         """The smallest rungs that hold the blend."""
         edge = rung(max(self.obs.shape), IMAGE_EDGES)

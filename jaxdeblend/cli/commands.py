@@ -10,6 +10,7 @@ from .demo import run_demo
 from .detecting import run_detect
 from .info import describe
 from .options import bits_or_names, common_options, exposure_options, inputs, output_options
+from .warmup import run_warmup
 from .work import DeblendOptions, run_deblend
 
 
@@ -105,6 +106,26 @@ def detect(output: Path, threshold: float, overwrite: bool, no_pictures: bool, *
     """  # noqa: D301
     text = run_detect(inputs(options), output, threshold=threshold, overwrite=overwrite, pictures=not no_pictures)
     click.echo(text)
+    return 0
+
+
+@group.command()
+@click.option("--bands", required=True, help="Names of the bands, as in later runs: g,r,i.")
+@click.option("--size", "sizes", multiple=True, type=click.IntRange(8), default=(32, 64), help="Edge of blends; again.")
+@click.option("--sources", multiple=True, type=click.IntRange(1), default=(2, 4, 8), help="Number of sources; again.")
+@click.option("--psf-edge", type=click.IntRange(3), default=41, show_default=True, help="Odd edge of PSF images.")
+def warmup(bands: str, sizes: tuple[int, ...], sources: tuple[int, ...], psf_edge: int) -> int:
+    """Compile the programs for blends of the given shapes, and keep them for later runs.
+
+    Without it, the first run that meets a shape compiles it. Sizes, numbers and edges are rounded up to those for
+    which there are programs; every combination of --size and --sources is compiled.
+
+    \b
+    Example:
+      jaxdeblend warmup --bands g,r,i,z,y --size 64 --size 96 --sources 4 --sources 8
+    """  # noqa: D301
+    names = tuple(band.strip() for band in bands.split(","))
+    run_warmup(names, sizes, sources, psf_edge | 1, click.echo)
     return 0
 
 

@@ -212,7 +212,7 @@ class Problem(eqx.Module):
 
     def step(self, state: FitState) -> FitState:
         """One step: gradient, ADAM, projection, book-keeping."""
-        loss, gradients = jax.value_and_grad(lambda parameters: self._loss(parameters))(state.parameters)
+        loss, gradients = self.gradient(state.parameters)
         changes, optimizer = self.optimizer.update(gradients, state.optimizer, self.steps, state.n_steps)
         blend = eqx.combine(eqx.apply_updates(state.parameters, changes), self.fixed).project(self.rms)
         parameters = eqx.filter(blend, fitted(self.steps))
@@ -236,8 +236,9 @@ class Problem(eqx.Module):
             lowest=jnp.where(new_window, jnp.inf, lowest),
         )
 
-    def _loss(self, parameters: Blend) -> Float[Array, ""]:
-        return -log_posterior(eqx.combine(parameters, self.fixed), self.obs)
+    def gradient(self, parameters: Blend) -> tuple[Float[Array, ""], Blend]:
+        """Negative log-posterior and its gradient."""
+        return jax.value_and_grad(lambda p: -log_posterior(eqx.combine(p, self.fixed), self.obs))(parameters)
 
     def _settled(
         self, state: FitState, best: Blend, best_loss: Float[Array, ""], lowest: Float[Array, ""]

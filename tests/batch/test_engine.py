@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdeblend as jd
+from jaxdeblend.batch import engine
 from jaxdeblend.fit.initialize import default_stamp_edge
 from tests.scenes import fluxes_of, gaussian
 
@@ -113,6 +114,43 @@ def test_every_blend_comes_back_once_in_order(few):
         assert result.source_models.shape == (len(centers), *obs.images.shape) and result.blend.frame == obs.shape
         moved = np.abs(np.asarray(result.measurements.center) - centers)
         assert moved.max() < 2.0
+
+
+def test_a_stream_is_read_as_it_goes(few, monkeypatch):
+    """Every blend once, the same as in a batch, and never more read than may be held."""
+    monkeypatch.setattr(engine, "READ_AHEAD", 3)
+    blends, results = few
+    read, returned = [], []
+
+    def source():
+        for number, one in enumerate(blends):
+            read.append(number)
+            yield one
+
+    for number, result in jd.deblend_stream(source(), options=OPTIONS, optimizer=FEW_STEPS):
+        assert len(read) - len(returned) <= 3
+        returned.append(number)
+        assert_same(result, results[number])
+    assert sorted(returned) == list(range(len(blends)))
+
+
+def test_a_stream_can_be_left(few):
+    first = next(jd.deblend_stream(few[0], options=OPTIONS, optimizer=FEW_STEPS))
+    assert_same(first[1], few[1][first[0]])
+
+
+@pytest.mark.parametrize(("errors", "message"), [([0.1], "got 1 entries, and more blends"), ([0.1] * 3, "than the 2")])
+def test_a_stream_wants_one_error_per_blend(few, errors, message):
+    with pytest.raises(ValueError, match=f"center_error: .*{message}"):
+        list(jd.deblend_stream(few[0][:2], center_error=errors, options=OPTIONS, optimizer=FEW_STEPS))
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_lanes_change_nothing(few, monkeypatch, lanes):
+    """On an accelerator several blends share a call; the last one is not full."""
+    monkeypatch.setattr(engine, "_lanes", lambda _: lanes)
+    for again, result in zip(deblend_batch(few[0]), few[1], strict=True):
+        assert_same(again, result)
 
 
 def test_no_blend_and_no_source(few):
