@@ -40,6 +40,9 @@ so that what a bright galaxy's expansion misses is not given to the faint source
 PSF_WIDTHS = (0.9, 1.5, 3.0)
 """σ of the Gaussians that stand for a PSF here, relative to the Gaussian of the same maximum."""
 
+SETTLED = 0.01
+"""Largest change of an ellipticity or a position (pixels) in one pass after which there is no other."""
+
 COLOR_ROUNDS = 3
 """How often spectra and amplitudes are solved in turn."""
 
@@ -224,7 +227,7 @@ def expand(
     sparsity
         L1 penalty on each amplitude in units of its own 1σ error.
     passes
-        How often ellipticities and positions are improved, and amplitudes solved again.
+        How often at most ellipticities and positions are improved, and amplitudes solved again.
 
     Returns
     -------
@@ -236,14 +239,22 @@ def expand(
     mean = bands.mean(share)
     detected = Ellipses(jnp.zeros_like(centers), centers)
 
-    def improve(_: Array, state: tuple[Ellipses, Array]) -> tuple[Ellipses, Array]:
-        ellipses, light = state
+    def improve(state: tuple[Array, Ellipses, Array, Array]) -> tuple[Array, Ellipses, Array, Array]:
+        number, ellipses, light, _ = state
         gaussians = _gaussians(mean, obs.extent, ellipses, active, widths)
         light = _amplitudes(mean, gaussians, light, sparsity)
-        return _gauss_newton(mean, gaussians, ellipses, detected, errors, light), light
+        improved = _gauss_newton(mean, gaussians, ellipses, detected, errors, light)
+        changes = jax.tree.map(
+            lambda new, old: jnp.abs(new - old).max(initial=0.0, where=active[:, None]), improved, ellipses
+        )
+        return number + 1, improved, light, jnp.maximum(changes.ellipticity, changes.center)
+
+    def unsettled(state: tuple[Array, Ellipses, Array, Array]) -> Array:
+        return (state[0] < passes) & (state[-1] > SETTLED)
 
     dark = jnp.zeros((len(centers), len(widths)), centers.dtype)
-    ellipses, light = jax.lax.fori_loop(0, passes, improve, (detected, dark))
+    start = jnp.zeros((), int), detected, dark, jnp.full((), jnp.inf, centers.dtype)
+    _, ellipses, light, _ = jax.lax.while_loop(unsettled, improve, start)
     matrices, vectors = jax.lax.map(
         lambda band: _normal_equations(band, _gaussians(band, obs.extent, ellipses, active, widths)), bands
     )

@@ -33,7 +33,7 @@ class Initialization(eqx.Module):
     sparsity
         L1 penalty on the amplitude of each Gaussian, in units of its 1σ error.
     passes
-        How often ellipticities and positions of the first model are improved.
+        How often at most ellipticities and positions of the first model are improved.
     max_components
         1, or 2 to split bright sources into a bulge and a disk with a spectrum each.
     point_below
