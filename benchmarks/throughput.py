@@ -86,7 +86,7 @@ def measure(cases: list[Case], *, repeat: int = 1) -> dict:
         "sources": sources,
         "blends_per_s": round(len(cases) / run, 2),
         "sources_per_s": round(sources / run, 1),
-        "compile_s": round(first - run, 2),
+        "compile_s": round(max(first - run, 0.0), 2),
         "run_s": round(run, 3),
         "fft_floor_s": round(floor, 3),
         "over_floor": round(run / floor, 2),

@@ -19,7 +19,7 @@ def test_throughput_prints_a_line(path, capsys):
     line = json.loads(capsys.readouterr().out)
     assert line["blends"] == 2 and line["sources"] == 4 and sum(line["statuses"].values()) == 2
     assert line["blends_per_s"] == pytest.approx(2 / line["run_s"], rel=0.1)
-    assert line["compile_s"] > 0 and line["fft_floor_s"] >= 0 and line["peak_rss_mb"] > 100
+    assert line["compile_s"] >= 0 and line["fft_floor_s"] >= 0 and line["peak_rss_mb"] > 100
 
 
 def test_stages_prints_a_table(path, capsys):
