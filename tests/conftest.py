@@ -20,6 +20,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_released():
+    """Hundreds of compiled programs exceed the memory maps that Linux allows a process (65530): XLA then crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
