@@ -22,7 +22,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ..fit.initialize import Initialization, initialize_arrays
 from ..fit.loop import RESULTS, FitResult, fit_arrays
 from ..fit.optimizer import ProximalAdam
-from ..fit.render import render_sources
 from ..instrument.host import AnyArray
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
@@ -397,7 +396,7 @@ def _deblend_lanes(
         obs = observation_of(lane, bands)
         blend = initialize_arrays(obs, lane["centers"], lane["errors"], lane["active"], stamp_edge, options)
         fit = fit_arrays(blend, obs, optimizer)
-        return fit, measure_arrays(fit.blend, obs, fit.status), render_sources(fit.blend, obs)
+        return fit, *measure_arrays(fit.blend, obs, fit.status)
 
     if len(packed["images"]) == 1:  # a loop under vmap computes and selects, without it it just ends
         return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], packed)))

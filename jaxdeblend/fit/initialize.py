@@ -260,7 +260,7 @@ def _spectra(
 ) -> Float[Array, "component band"]:
     """Joint weighted non-negative spectra of all components."""
     rows, columns = placements(centers, images.shape[-1], obs.shape, obs.extent, obs.margin)
-    frames = jnp.einsum("cys,cst,cxt->cyx", rows, images, columns)
+    frames = jax.vmap(stamps.place)(images, rows, columns)
     models = obs.convolve(jnp.where(lit[:, None, None], frames, 0.0)[:, None])
     models = jnp.broadcast_to(models, (len(models), *obs.images.shape))  # bands may share one PSF
     images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)

@@ -1,6 +1,7 @@
 """The model as observed."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..instrument.observation import Observation
@@ -58,4 +59,27 @@ def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band 
     >>> jd.render_sources(jd.Blend.of([star, star], frame=(32, 32)), obs).shape
     (2, 1, 32, 32)
     """
-    return jax.vmap(obs.convolve)(blend.source_cubes(obs.extent, obs.margin))
+    return sum_terms(blend, obs, render_terms(blend, obs))
+
+
+def render_terms(blend: Blend, obs: Observation) -> tuple[Float[Array, "_ _ band y x"], ...]:
+    """Every term of every component as observed if its spectrum were 1 in all bands, one array for each stack.
+
+    What sources look like, and what their fluxes are worth, are sums over these.
+    """
+    # one component after the other: what a cache holds
+    terms = (jax.lax.map(obs.convolve, frames[:, :, None]) for frames in blend.frames(obs.extent, obs.margin))
+    # bands may share one PSF
+    return tuple(jnp.broadcast_to(models, (*models.shape[:2], *obs.images.shape)) for models in terms)
+
+
+def sum_terms(
+    blend: Blend, obs: Observation, terms: tuple[Float[Array, "_ _ band y x"], ...]
+) -> Float[Array, "source band y x"]:
+    """Each source as observed, from its terms."""
+    sources = jnp.zeros((len(blend.centers), obs.images.size), obs.images.dtype)
+    for stack, models in zip(blend.stacks, terms, strict=True):
+        spectra, _ = stack.terms()
+        components = jnp.sum(spectra[..., None, None] * models, axis=1)
+        sources = sources + stack.membership(len(sources)) @ components.reshape(-1, obs.images.size)
+    return sources.reshape(-1, *obs.images.shape)

@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..fit.initialize import lies_inside
 from ..fit.loop import RESULTS
-from ..fit.render import render_sources
+from ..fit.render import render_sources, render_terms, sum_terms
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
-from ..model.blend import Blend, Stack
+from ..model.blend import Blend
 from ..ops import apportion, moments
 from .flags import Flag
 
@@ -103,14 +103,16 @@ def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
 
 @eqx.filter_jit
 def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
-    models = _visible(blend, obs)
+    models = render_sources(blend, obs)
     floor = 0.01 * obs.background_rms[:, None, None]
     children, rest = apportion.apportion(models, jnp.asarray(obs.images), jnp.asarray(obs.weights > 0), floor)
     return Apportioned(children, rest)
 
 
-def measure_arrays(blend: Blend, obs: Observation, status: Int[AnyArray, ""] | int = 0) -> Measurements:
-    """Measure every source of a blend.
+def measure_arrays(
+    blend: Blend, obs: Observation, status: Int[AnyArray, ""] | int = 0
+) -> tuple[Measurements, Float[Array, "source band y x"]]:
+    """Measure every source of a blend, and render it.
 
     Parameters
     ----------
@@ -123,27 +125,31 @@ def measure_arrays(blend: Blend, obs: Observation, status: Int[AnyArray, ""] | i
 
     Returns
     -------
-    Measurements
-        One entry per source, padding included (its values mean nothing).
+    tuple
+        Measurements, one entry per source, padding included (its values mean nothing), and each source as observed.
     """
-    models = _visible(blend, obs)
+    terms = render_terms(blend, obs)
+    models = sum_terms(blend, obs, terms)
     shapes = _unit_shapes(blend)
-    flux = _fluxes(blend)
+    flux = _fluxes(blend, obs)
     detected = jnp.asarray(blend.center_prior.mean)
     flags = _flags(blend, obs, flux, models, jnp.asarray(status))
     lost = (flags & (Flag.OUTSIDE_IMAGE | Flag.NO_DATA | Flag.NON_FINITE)) != 0
-    return Measurements(
+    measurements = Measurements(
         flux=jnp.where(lost[:, None], jnp.nan, flux),
-        flux_err=jnp.where(lost[:, None], jnp.nan, flux_errors(blend, obs)),
+        flux_err=jnp.where(lost[:, None], jnp.nan, flux_errors(blend, obs, terms)),
         blendedness=jax.vmap(apportion.blendedness, in_axes=1, out_axes=1)(models),
         center=jnp.where(lies_inside(detected, obs)[:, None], blend.centers, detected),
         moments=jax.vmap(moments.second_moments)(shapes) - _psf_moments(obs, shapes.shape[-1])[None, :],
         n_components=_n_components(blend),
         flags=flags,
     )
+    return measurements, models
 
 
-def flux_errors(blend: Blend, obs: Observation) -> Float[Array, "source band"]:
+def flux_errors(
+    blend: Blend, obs: Observation, terms: tuple[Float[Array, "_ _ band y x"], ...]
+) -> Float[Array, "source band"]:
     """1σ errors of the fluxes at fixed shapes, from the Gauss–Newton matrix of the joint spectra.
 
     With S_k the source's unit-flux shape as observed, F_kl = Σ w S_k S_l is the Fisher matrix of one band's fluxes;
@@ -155,20 +161,23 @@ def flux_errors(blend: Blend, obs: Observation) -> Float[Array, "source band"]:
         Fitted blend.
     obs
         Observation.
+    terms
+        From `jaxdeblend.fit.render.render_terms`.
 
     Returns
     -------
     Float[Array, "source band"]
         Errors in image units; infinite where a band has no data under the source.
     """
-    shapes = _placed(blend, _unit_shapes(blend), obs)
-    observed = jax.vmap(lambda frame: obs.convolve(jnp.broadcast_to(frame, (len(obs.bands), *frame.shape))))(shapes)
+    shapes = jnp.zeros((len(blend.centers), obs.images.size), obs.images.dtype)
+    for share, models in zip(_shares(blend), terms, strict=True):
+        shapes = shapes + share.reshape(len(share), len(models) * models.shape[1]) @ models.reshape(-1, obs.images.size)
 
     def one_band(model: Array, weights: AnyArray) -> Array:
         flat = model.reshape(model.shape[0], -1)
         return _marginal_errors((flat * weights.reshape(1, -1)) @ flat.T)
 
-    return jax.vmap(one_band, in_axes=(1, 0), out_axes=1)(observed, obs.weights)
+    return jax.vmap(one_band, in_axes=(1, 0), out_axes=1)(shapes.reshape(-1, *obs.images.shape), obs.weights)
 
 
 def _marginal_errors(fisher: Float[Array, "n n"]) -> Float[Array, " n"]:
@@ -181,56 +190,59 @@ def _marginal_errors(fisher: Float[Array, "n n"]) -> Float[Array, " n"]:
     return jnp.where(known, jnp.sqrt(jnp.maximum(jnp.diagonal(inverse), 1.0)) / scale, jnp.inf)
 
 
-def _membership(blend: Blend, stack: Stack) -> Float[Array, "source component"]:
-    """1 where a component belongs to a source."""
-    member = stack.source[None, :] == jnp.arange(blend.centers.shape[0])[:, None]
-    return (member & stack.active[None, :]).astype(blend.centers.dtype)
-
-
 def _n_components(blend: Blend) -> Int[Array, " source"]:
     """Number of components of each source."""
-    numbers = [_membership(blend, stack).sum(axis=1) for stack in blend.stacks]
-    return jnp.stack(numbers).sum(axis=0).astype(int)
+    numbers = [stack.membership(len(blend.centers)).sum(axis=1) for stack in blend.stacks]
+    return sum(numbers, start=jnp.zeros(len(blend.centers), blend.centers.dtype)).astype(int)
 
 
-def _fluxes(blend: Blend) -> Float[Array, "source band"]:
+def _fluxes(blend: Blend, obs: Observation) -> Float[Array, "source band"]:
     """Total flux of each source's model."""
-    fluxes = []
+    fluxes = jnp.zeros((len(blend.centers), len(obs.bands)), obs.images.dtype)
     for stack in blend.stacks:
         spectra, images = stack.terms()
-        fluxes.append(jnp.einsum("nc,ctb,ctyx->nb", _membership(blend, stack), spectra, images))
-    return jnp.stack(fluxes).sum(axis=0)
+        fluxes = fluxes + jnp.einsum("nc,ctb,ctyx->nb", stack.membership(len(fluxes)), spectra, images)
+    return fluxes
+
+
+def _shares(blend: Blend) -> tuple[Float[Array, "source _ _"], ...]:
+    """What each term adds to the band-averaged shape of each source, in units in which that has the flux 1.
+
+    The terms of a source without flux count alike.
+    """
+    membership = [stack.membership(len(blend.centers)) for stack in blend.stacks]
+    terms = [stack.terms() for stack in blend.stacks]
+    light = [images.sum(axis=(-2, -1)) for _, images in terms]
+    mean = [spectra.mean(axis=-1) for spectra, _ in terms]
+
+    def flux(spectra: list[Array]) -> Array:
+        parts = zip(membership, spectra, light, strict=True)
+        return sum(
+            (member @ (s * l).sum(axis=1) for member, s, l in parts),
+            start=jnp.zeros(len(blend.centers), blend.centers.dtype),
+        )
+
+    lit, alike = flux(mean), flux([jnp.ones_like(s) for s in mean])
+    total = jnp.where(lit > 0, lit, jnp.where(alike > 0, alike, 1.0))
+    return tuple(
+        member[:, :, None] * jnp.where(lit[:, None, None] > 0, s, 1.0) / total[:, None, None]
+        for member, s in zip(membership, mean, strict=True)
+    )
 
 
 def _unit_shapes(blend: Blend) -> Float[Array, "source s s"]:
-    """Band-averaged shape of each source on its own grid, unit sum; a point for a source without flux."""
-    terms = [stack.terms() for stack in blend.stacks]
-    edge = max(images.shape[-1] for _, images in terms)
-    shapes = []
-    for stack, (spectra, images) in zip(blend.stacks, terms, strict=True):
-        pad = (edge - images.shape[-1]) // 2
-        images = jnp.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-        shapes.append(jnp.einsum("nc,ct,ctyx->nyx", _membership(blend, stack), spectra.mean(axis=-1), images))
-    total = jnp.stack(shapes).sum(axis=0)
-    flux = total.sum(axis=(-2, -1), keepdims=True)
-    point = jnp.zeros((1, edge, edge), total.dtype).at[0, edge // 2, edge // 2].set(1.0)
-    return jnp.where(flux > 0, total / jnp.where(flux > 0, flux, 1.0), point)
-
-
-def _placed(blend: Blend, shapes: Float[Array, "source s s"], obs: Observation) -> Float[Array, "source y x"]:
-    rows, columns = blend.placements(shapes.shape[-1], obs.extent, obs.margin)
-    frames = jnp.einsum("nys,nst,nxt->nyx", rows, shapes, columns)
-    return jnp.where(blend.active[:, None, None], frames, 0.0)
+    """Band-averaged shape of each source on its own grid, unit sum."""
+    images = [stack.terms()[1] for stack in blend.stacks]
+    edge = max((image.shape[-1] for image in images), default=1)
+    shapes = jnp.zeros((len(blend.centers), edge, edge), blend.centers.dtype)
+    for share, image in zip(_shares(blend), images, strict=True):
+        pad = (edge - image.shape[-1]) // 2
+        shapes = shapes + jnp.einsum("nct,ctyx->nyx", share, jnp.pad(image, ((0, 0), (0, 0), (pad, pad), (pad, pad))))
+    return shapes
 
 
 def _psf_moments(obs: Observation, edge: int) -> Float[Array, "3"]:
     return moments.second_moments(obs.model_psf.stamp(min(edge, obs.model_psf.edge))[0])
-
-
-def _visible(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
-    """Each source as observed, dark if it is padding; in all bands even of a blend without sources."""
-    models = jnp.where(blend.active[:, None, None, None], render_sources(blend, obs), 0.0)
-    return jnp.broadcast_to(models, (len(models), *obs.images.shape))
 
 
 def _flags(

@@ -59,7 +59,7 @@ def measure(
     active = np.asarray(blend.active)
     if not active.any():
         return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs)
-    values = measure_jit(blend, obs, np.asarray(status))
+    values, _ = measure_jit(blend, obs, np.asarray(status))
     return table_of(_select(values, active), obs.bands, wcs=wcs)
 
 

@@ -44,6 +44,11 @@ class Stack(eqx.Module):
         spectra, images = jax.vmap(lambda component: component.terms())(self.component)
         return jnp.where(self.active[:, None, None], spectra, 0.0), jnp.asarray(images)
 
+    def membership(self, n_sources: int) -> Float[Array, "source component"]:
+        """1 where a component belongs to a source, and is not padding."""
+        member = self.source[None, :] == jnp.arange(n_sources)[:, None]
+        return jnp.where(member & self.active[None, :], 1.0, 0.0)
+
     def project(self, rms: Float[Array, " band"]) -> "Stack":
         """Every component projected."""
         component = jax.vmap(lambda part: part.project(rms))(self.component)
@@ -152,35 +157,25 @@ class Blend(eqx.Module):
         margin
             Pixels by which the cube reaches beyond the (real) frame on each side.
         """
-        if not self.stacks:  # no source knows the bands: one dark image stands for all
-            return jnp.zeros((1, *(n + 2 * margin for n in self.frame)))
-        cubes = []
-        for stack in self.stacks:
-            spectra, frames = self._frames(stack, extent, margin)
-            cubes.append(jnp.einsum("ctb,ctyx->byx", spectra, frames))
-        return sum(cubes[1:], start=cubes[0])
+        shape = (1, *(n + 2 * margin for n in self.frame))  # without sources nobody knows the bands
+        cube = jnp.zeros(shape, self.centers.dtype)
+        for stack, frames in zip(self.stacks, self.frames(extent, margin), strict=True):
+            spectra, _ = stack.terms()
+            light = spectra.reshape(-1, spectra.shape[-1]).T @ frames.reshape(-1, frames.shape[-2] * frames.shape[-1])
+            cube = cube + light.reshape(-1, *cube.shape[1:])
+        return cube
 
-    def source_cubes(
-        self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0
-    ) -> Float[Array, "source band y x"]:
-        """Each source in model space, before the PSF; parameters as in `cube`."""
-        if not self.stacks:
-            return jnp.zeros((0, 1, *(n + 2 * margin for n in self.frame)))
-        cubes = []
-        for stack in self.stacks:
-            spectra, frames = self._frames(stack, extent, margin)
-            member = stack.source[None, :] == jnp.arange(self.centers.shape[0])[:, None]
-            cubes.append(jnp.einsum("nc,ctb,ctyx->nbyx", member.astype(frames.dtype), spectra, frames))
-        return sum(cubes[1:], start=cubes[0])
+    def frames(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> tuple[Float[Array, "_ _ y x"], ...]:
+        """The stamp of every term placed into the frame, one array for each stack; parameters as in `cube`."""
+        return tuple(self._frames(stack, extent, margin) for stack in self.stacks)
 
     def _frames(
         self, stack: Stack, extent: Int[AnyArray, "2"] | None, margin: int
-    ) -> tuple[Float[Array, "component term band"], Float[Array, "component term y x"]]:
-        """Spectra of a stack's terms, and their stamps placed into the frame."""
-        spectra, images = stack.terms()
+    ) -> Float[Array, "component term y x"]:
+        _, images = stack.terms()
         rows, columns = self.placements(images.shape[-1], extent, margin)
-        frames = jnp.einsum("cys,ctsu,cxu->ctyx", rows[stack.source], images, columns[stack.source])
-        return spectra, frames
+        place = jax.vmap(stamps.place, in_axes=(0, None, None))  # the terms of one component
+        return jax.vmap(place)(images, rows[stack.source], columns[stack.source])
 
     def placements(
         self, edge: int, extent: Int[AnyArray, "2"] | None = None, margin: int = 0

@@ -126,6 +126,9 @@ def place(
 ) -> Float[Array, "y x"]:
     """Place a stamp into a frame: P_y · stamp · P_xᵀ.
 
+    Both products run over the last axes of their factors, and so do their gradients: no compiler has to turn an array
+    around first.
+
     Parameters
     ----------
     stamp
@@ -145,7 +148,7 @@ def place(
     >>> place(jnp.ones((5, 5)), P, P).shape
     (8, 8)
     """
-    return rows @ stamp @ columns.T
+    return _product(rows, _product(columns, stamp))
 
 
 def cut(
@@ -177,3 +180,8 @@ def cut(
     True
     """
     return rows.T @ frame @ columns
+
+
+def _product(a: Float[Array, "m k"], b: Float[Array, "n k"]) -> Float[Array, "m n"]:
+    """The product a · bᵀ."""
+    return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())))
