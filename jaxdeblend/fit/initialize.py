@@ -261,7 +261,7 @@ def _spectra(
     """Joint weighted non-negative spectra of all components."""
     rows, columns = placements(centers, images.shape[-1], obs.shape, obs.extent, obs.margin)
     frames = jax.vmap(stamps.place)(images, rows, columns)
-    models = obs.convolve(jnp.where(lit[:, None, None], frames, 0.0)[:, None])
+    models = jax.lax.map(obs.convolve, jnp.where(lit[:, None, None], frames, 0.0)[:, None])
     models = jnp.broadcast_to(models, (len(models), *obs.images.shape))  # bands may share one PSF
     images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)
     return jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, images, weights)

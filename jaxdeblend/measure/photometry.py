@@ -216,17 +216,16 @@ def _shares(blend: Blend) -> tuple[Float[Array, "source _ _"], ...]:
     mean = [spectra.mean(axis=-1) for spectra, _ in terms]
 
     def flux(spectra: list[Array]) -> Array:
-        parts = zip(membership, spectra, light, strict=True)
-        return sum(
-            (member @ (s * l).sum(axis=1) for member, s, l in parts),
-            start=jnp.zeros(len(blend.centers), blend.centers.dtype),
-        )
+        total = jnp.zeros(len(blend.centers), blend.centers.dtype)
+        for member, values, image in zip(membership, spectra, light, strict=True):
+            total = total + member @ (values * image).sum(axis=1)
+        return total
 
-    lit, alike = flux(mean), flux([jnp.ones_like(s) for s in mean])
+    lit, alike = flux(mean), flux([jnp.ones_like(values) for values in mean])
     total = jnp.where(lit > 0, lit, jnp.where(alike > 0, alike, 1.0))
     return tuple(
-        member[:, :, None] * jnp.where(lit[:, None, None] > 0, s, 1.0) / total[:, None, None]
-        for member, s in zip(membership, mean, strict=True)
+        member[:, :, None] * jnp.where(lit[:, None, None] > 0, values, 1.0) / total[:, None, None]
+        for member, values in zip(membership, mean, strict=True)
     )
 
 
