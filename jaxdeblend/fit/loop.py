@@ -81,11 +81,12 @@ class FitState(eqx.Module):
     optimizer: PyTree
     n_steps: Int[Array, ""]
     loss: Float[Array, " step"]
+    last_loss: Float[Array, ""]
     done: Bool[Array, ""]
     # the best iterate so far
     best_parameters: PyTree
     best_loss: Float[Array, ""]
-    # where the last window began
+    # where the window began
     window_parameters: PyTree
     window_loss: Float[Array, ""]
     # the lowest loss since then
@@ -147,7 +148,7 @@ def fit_arrays(
 ) -> FitResult:
     """The fit as a pure function of arrays, for `jax.vmap` over blends."""
     problem = Problem(blend, obs, optimizer, fixed)
-    state = jax.lax.while_loop(lambda state: ~state.done, lambda state: problem.step(state), problem.init())
+    state = jax.lax.while_loop(lambda state: ~state.done, lambda state: problem.window(state), problem.init())
     return problem.result(state)
 
 
@@ -202,6 +203,7 @@ class Problem(eqx.Module):
             optimizer=self.optimizer.init(self.initial),
             n_steps=jnp.zeros((), dtype=int),
             loss=jnp.full(self.optimizer.max_steps, jnp.nan, dtype=self.obs.images.dtype),
+            last_loss=jnp.zeros_like(infinity),
             done=~jnp.any(self.obs.weights > 0),
             best_parameters=self.initial,
             best_loss=infinity,
@@ -210,53 +212,56 @@ class Problem(eqx.Module):
             lowest=infinity,
         )
 
+    def window(self, state: FitState) -> FitState:
+        """A window of steps, after which the fit may stop."""
+        size, most = self.optimizer.window, self.optimizer.max_steps
+        n_steps = size if most % size == 0 else jnp.minimum(size, most - state.n_steps)
+        state = jax.lax.fori_loop(0, n_steps, lambda _, state: self.step(state), state)
+        done = self._settled(state) | (state.n_steps >= most) | ~jnp.isfinite(state.last_loss)
+        return eqx.tree_at(
+            lambda s: (s.done, s.window_parameters, s.window_loss, s.lowest),
+            state,
+            (done, state.best_parameters, state.best_loss, jnp.full_like(state.lowest, jnp.inf)),
+        )
+
     def step(self, state: FitState) -> FitState:
-        """One step: gradient, ADAM, projection, book-keeping."""
+        """One step: gradient, ADAM, projection."""
         loss, gradients = self.gradient(state.parameters)
         changes, optimizer = self.optimizer.update(gradients, state.optimizer, self.steps, state.n_steps)
         blend = eqx.combine(eqx.apply_updates(state.parameters, changes), self.fixed).project(self.rms)
-        parameters = eqx.filter(blend, fitted(self.steps))
         better = loss < state.best_loss
-        best = _where(better, state.parameters, state.best_parameters)
-        best_loss = jnp.where(better, loss, state.best_loss)
-        n_steps = state.n_steps + 1
-        new_window = n_steps % self.optimizer.window == 0
-        lowest = jnp.minimum(state.lowest, loss)
-        settled = new_window & self._settled(state, best, best_loss, lowest)
         return FitState(
-            parameters=parameters,
+            parameters=eqx.filter(blend, fitted(self.steps)),
             optimizer=optimizer,
-            n_steps=n_steps,
+            n_steps=state.n_steps + 1,
             loss=state.loss.at[state.n_steps].set(loss, mode="drop"),
-            done=settled | (n_steps >= self.optimizer.max_steps) | ~jnp.isfinite(loss),
-            best_parameters=best,
-            best_loss=best_loss,
-            window_parameters=_where(new_window, best, state.window_parameters),
-            window_loss=jnp.where(new_window, best_loss, state.window_loss),
-            lowest=jnp.where(new_window, jnp.inf, lowest),
+            last_loss=loss,
+            done=state.done,
+            best_parameters=_where(better, state.parameters, state.best_parameters),
+            best_loss=jnp.where(better, loss, state.best_loss),
+            window_parameters=state.window_parameters,
+            window_loss=state.window_loss,
+            lowest=jnp.minimum(state.lowest, loss),
         )
 
     def gradient(self, parameters: Blend) -> tuple[Float[Array, ""], Blend]:
         """Negative log-posterior and its gradient."""
         return jax.value_and_grad(lambda p: -log_posterior(eqx.combine(p, self.fixed), self.obs))(parameters)
 
-    def _settled(
-        self, state: FitState, best: Blend, best_loss: Float[Array, ""], lowest: Float[Array, ""]
-    ) -> Bool[Array, ""]:
+    def _settled(self, state: FitState) -> Bool[Array, ""]:
         """Whether the best loss and the parameters at it changed little since the window began.
 
         Not so while the loss is still above the best: from a good start the first steps lead uphill, and back.
         """
-        expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=best_loss.dtype)  # of a perfect model of noisy data
-        small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(best_loss), expected)
-        movement = _movement(best, state.window_parameters, self.steps)
-        still = (state.window_loss - best_loss <= small) & (movement <= self.optimizer.step_tolerance)
-        return still & (lowest - best_loss <= small)
+        expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
+        small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
+        movement = _movement(state.best_parameters, state.window_parameters, self.steps)
+        still = (state.window_loss - state.best_loss <= small) & (movement <= self.optimizer.step_tolerance)
+        return still & (state.lowest - state.best_loss <= small)
 
     def result(self, state: FitState) -> FitResult:
         """What is returned at the end."""
-        last = jnp.take(state.loss, state.n_steps - 1, mode="clip")
-        failed = ~jnp.isfinite(state.best_loss) | ((state.n_steps > 0) & ~jnp.isfinite(last))
+        failed = ~jnp.isfinite(state.best_loss) | ~jnp.isfinite(state.last_loss)
         status = jnp.where(state.n_steps < self.optimizer.max_steps, RESULTS.CONVERGED, RESULTS.MAX_STEPS)
         status = jnp.where(failed, RESULTS.NON_FINITE, status)
         status = jnp.where(jnp.any(self.obs.weights > 0), status, RESULTS.NO_DATA)
