@@ -20,9 +20,9 @@ from ..fit.initialize import check_centers, check_errors, default_stamp_edge
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 
-IMAGE_EDGES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+IMAGE_EDGES = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048)
 PSF_EDGES = (15, 21, 31, 41, 51, 63, 81, 101, 127, 161, 201)
-SOURCE_COUNTS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SOURCE_COUNTS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Item:
             image_edge=edge,
             psf_edge=rung(_kernel_edge(self.obs), PSF_EDGES),
             stamp_edge=default_stamp_edge((edge, edge)),
-            n_sources=rung(max(len(self.centers), 1), SOURCE_COUNTS),
+            n_sources=rung(max(len(self.centers), min(edge, 128) // 12), SOURCE_COUNTS),
             model_psf=jax.tree.structure(self.obs.model_psf),
             has_kernel=self.obs.kernel is not None,
         )

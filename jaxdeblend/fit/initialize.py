@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack, placements
@@ -15,6 +15,9 @@ from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
 from ..model.spectrum import FreeSpectrum
 from ..ops import lstsq, prox, stamps
 from .expansion import expand
+
+SMALLEST_SPLIT = 61
+"""Edge from which on the stamps of sources that need less are half as wide."""
 
 
 class Initialization(eqx.Module):
@@ -198,13 +201,9 @@ def initialize_arrays(
     images, source, lit = _components(shapes, lit, significance, options)
     spectra = _spectra(obs, centers[source], images, lit)
     step = jnp.where(point[source], 0.0, 0.01)
-    component = jax.vmap(
-        lambda spectrum, image, step: FactorizedComponent(
-            FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step)
-        )
-    )(spectra, images, step)
+    stacks = _stacks(spectra, images, source, lit, step, obs.background_rms, len(centers), options)
     prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
-    return Blend(centers, prior, (Stack(component, source, lit),), active, obs.shape)
+    return Blend(centers, prior, stacks, active, obs.shape)
 
 
 _initialize = eqx.filter_jit(initialize_arrays)
@@ -232,6 +231,39 @@ def _components(
     bulge = jnp.maximum(shapes[brightest] - options.split, 0.0) / (1 - options.split)
     lit = jnp.concatenate([lit, (lit & two)[brightest]])
     return jnp.concatenate([disk, bulge]), jnp.concatenate([number, brightest]), lit
+
+
+def _stacks(
+    spectra: Float[Array, "component band"],
+    images: Float[Array, "component s s"],
+    source: Int[Array, " component"],
+    lit: Bool[Array, " component"],
+    step: Float[Array, " component"],
+    rms: Float[Array, " band"],
+    n_sources: int,
+    options: Initialization,
+) -> tuple[Stack, ...]:
+    """The components, those that reach furthest in large stamps and the others in small ones."""
+
+    def stack(which: Array, images: Array) -> Stack:
+        component = jax.vmap(
+            lambda spectrum, image, step: FactorizedComponent(
+                FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step)
+            )
+        )(spectra[which], images, step[which])
+        return Stack(component, source[which], lit[which])
+
+    edge, n_large = images.shape[-1], max(2, (n_sources + 1) // 2)
+    if edge < SMALLEST_SPLIT or n_large >= len(images):
+        return (stack(jnp.arange(len(images)), images),)
+    small = edge // 2 | 1
+    near = slice((edge - small) // 2, (edge + small) // 2)
+    beyond = images.at[:, near, near].set(0.0)
+    bright = jnp.where(rms > 0, spectra / jnp.where(rms > 0, rms, 1.0), 0.0)
+    lost = jnp.where(lit, jnp.sum(bright**2, axis=1) * jnp.sum(beyond**2, axis=(-2, -1)), -1.0)
+    order = jnp.argsort(-lost)
+    large, rest = order[:n_large], order[n_large:]
+    return stack(large, images[large]), stack(rest, images[rest][:, near, near])
 
 
 def _significance(
