@@ -292,11 +292,11 @@ def _items(
 
 
 def _programs_first(items: list[Item]) -> list[tuple[int, Item]]:
-    """Numbered blends in an order that compiles all programs at once and then fills them one after the other."""
+    """Numbered blends in an order that compiles all programs at once, then begins with the largest."""
     seen: set[Bucket] = set()
     order = []
     for number, item in enumerate(items):
-        order.append((item.bucket in seen, item.bucket.cost, number))
+        order.append((item.bucket in seen, -item.bucket.cost, number))
         seen.add(item.bucket)
     return [(number, items[number]) for *_, number in sorted(order)]
 
@@ -359,10 +359,11 @@ def _stream(
 
 
 def _workers() -> int:
-    """Threads that run calls: one for each core of a CPU; for an accelerator two, one of which packs and unpacks."""
+    """Threads that run calls: two for each core of a CPU, for an accelerator two, half of which pack and unpack."""
     if jax.default_backend() != "cpu":
         return 2
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 * cores
 
 
 def _lanes(bucket: Bucket) -> int:

@@ -24,6 +24,9 @@ IMAGE_EDGES = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024,
 PSF_EDGES = (15, 21, 31, 41, 51, 63, 81, 101, 127, 161, 201)
 SOURCE_COUNTS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
+PIXELS_PER_SOURCE = 12
+"""Edge of a blend in pixels for each of the sources that its program has room for, at least."""
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -52,9 +55,9 @@ class Bucket:
     has_kernel: bool
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """What buckets are ordered by: small programs first."""
-        return (self.image_edge, self.n_sources)
+    def cost(self) -> int:
+        """What buckets are ordered by, about the time of a call."""
+        return self.image_edge**2 * self.n_sources
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,13 @@ class Item:
     def bucket(self) -> Bucket:
         """The smallest rungs that hold the blend."""
         edge = rung(max(self.obs.shape), IMAGE_EDGES)
+        usual = min(edge, 128) // PIXELS_PER_SOURCE  # fewer sources do not get a program of their own
         return Bucket(
             bands=self.obs.bands,
             image_edge=edge,
             psf_edge=rung(_kernel_edge(self.obs), PSF_EDGES),
             stamp_edge=default_stamp_edge((edge, edge)),
-            n_sources=rung(max(len(self.centers), min(edge, 128) // 12), SOURCE_COUNTS),
+            n_sources=rung(max(len(self.centers), usual), SOURCE_COUNTS),
             model_psf=jax.tree.structure(self.obs.model_psf),
             has_kernel=self.obs.kernel is not None,
         )

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.observation import Observation
-from ..model.blend import Blend, Stack, placements
+from ..model.blend import Blend, Stack
 from ..model.component import FactorizedComponent
 from ..model.constraint import AbstractConstraint, CenterKept, Monotonic, Positive, SparseThreshold
 from ..model.morphology import ImageMorphology
@@ -15,6 +15,7 @@ from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
 from ..model.spectrum import FreeSpectrum
 from ..ops import lstsq, prox, stamps
 from .expansion import expand
+from .render import render_terms
 
 SMALLEST_SPLIT = 61
 """Edge from which on the stamps of sources that need less are half as wide."""
@@ -96,7 +97,8 @@ def initialize(
         1σ error per axis of the positions in pixels, one number or one per source; centres are fitted under a prior
         of this width. 0 keeps them fixed.
     stamp_edge
-        Odd edge of the morphologies' stamps; by default chosen from the image.
+        Odd edge of the morphologies' stamps; by default chosen from the image. The half of the components that reaches
+        less far has stamps half as wide, if these are `SMALLEST_SPLIT` pixels or more.
     options
         Constraints, priors, numbers of components.
 
@@ -193,17 +195,16 @@ def initialize_arrays(
         obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
     )
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
-    shapes = jax.vmap(lambda shape: prox.normalized(shape)[0])(shapes)
+    shapes, peak = jax.vmap(prox.normalized)(shapes)
     significance = _significance(obs, centers, lit)
     point = significance < options.point_below
     star = prox.normalized(obs.model_psf.stamp(edge)[0])[0]
     shapes = jnp.where(point[:, None, None], star[None], shapes)
     images, source, lit = _components(shapes, lit, significance, options)
-    spectra = _spectra(obs, centers[source], images, lit)
     step = jnp.where(point[source], 0.0, 0.01)
-    stacks = _stacks(spectra, images, source, lit, step, obs.background_rms, len(centers), options)
+    stacks = _stacks(images, source, lit, step, peak, len(obs.bands), options)
     prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
-    return Blend(centers, prior, stacks, active, obs.shape)
+    return _with_spectra(Blend(centers, prior, stacks, active, obs.shape), obs)
 
 
 _initialize = eqx.filter_jit(initialize_arrays)
@@ -234,34 +235,33 @@ def _components(
 
 
 def _stacks(
-    spectra: Float[Array, "component band"],
     images: Float[Array, "component s s"],
     source: Int[Array, " component"],
     lit: Bool[Array, " component"],
     step: Float[Array, " component"],
-    rms: Float[Array, " band"],
-    n_sources: int,
+    peak: Float[Array, " source"],
+    n_bands: int,
     options: Initialization,
 ) -> tuple[Stack, ...]:
-    """The components, those that reach furthest in large stamps and the others in small ones."""
+    """The components, still without spectra: the half that reaches furthest in large stamps, the others in small."""
 
-    def stack(which: Array, images: Array) -> Stack:
+    def stack(which: Array | slice, images: Array) -> Stack:
         component = jax.vmap(
-            lambda spectrum, image, step: FactorizedComponent(
-                FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step)
+            lambda image, step: FactorizedComponent(
+                FreeSpectrum(jnp.ones(n_bands, image.dtype)),
+                ImageMorphology(image, options.constraints, options.priors, step),
             )
-        )(spectra[which], images, step[which])
+        )(images, step[which])
         return Stack(component, source[which], lit[which])
 
-    edge, n_large = images.shape[-1], max(2, (n_sources + 1) // 2)
+    edge, n_large = images.shape[-1], max(2, (len(peak) + 1) // 2)
     if edge < SMALLEST_SPLIT or n_large >= len(images):
-        return (stack(jnp.arange(len(images)), images),)
+        return (stack(slice(None), images),)
     small = edge // 2 | 1
     near = slice((edge - small) // 2, (edge + small) // 2)
     beyond = images.at[:, near, near].set(0.0)
-    bright = jnp.where(rms > 0, spectra / jnp.where(rms > 0, rms, 1.0), 0.0)
-    lost = jnp.where(lit, jnp.sum(bright**2, axis=1) * jnp.sum(beyond**2, axis=(-2, -1)), -1.0)
-    order = jnp.argsort(-lost)
+    missed = jnp.where(lit, peak[source] ** 2 * jnp.sum(beyond**2, axis=(-2, -1)), -1.0)
+    order = jnp.argsort(-missed)
     large, rest = order[:n_large], order[n_large:]
     return stack(large, images[large]), stack(rest, images[rest][:, near, near])
 
@@ -284,16 +284,16 @@ def _significance(
     return jnp.where(lit, jax.vmap(one)(centers), 0.0)
 
 
-def _spectra(
-    obs: Observation,
-    centers: Float[Array, "component 2"],
-    images: Float[Array, "component s s"],
-    lit: Bool[Array, " component"],
-) -> Float[Array, "component band"]:
-    """Joint weighted non-negative spectra of all components."""
-    rows, columns = placements(centers, images.shape[-1], obs.shape, obs.extent, obs.margin)
-    frames = jax.vmap(stamps.place)(images, rows, columns)
-    models = jax.lax.map(obs.convolve, jnp.where(lit[:, None, None], frames, 0.0)[:, None])
-    models = jnp.broadcast_to(models, (len(models), *obs.images.shape))  # bands may share one PSF
+def _with_spectra(blend: Blend, obs: Observation) -> Blend:
+    """The blend with the joint weighted non-negative spectra of all components."""
+    models = jnp.concatenate([terms[:, 0] for terms in render_terms(blend, obs)])
+    lit = jnp.concatenate([stack.active for stack in blend.stacks])
+    models = jnp.where(lit[:, None, None, None], models, 0.0)
     images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)
-    return jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, images, weights)
+    spectra = jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, images, weights)
+    ends = np.cumsum([len(stack.source) for stack in blend.stacks])
+    return eqx.tree_at(
+        lambda blend: [stack.component.spectrum.amplitude for stack in blend.stacks],
+        blend,
+        jnp.split(spectra, ends[:-1]),
+    )

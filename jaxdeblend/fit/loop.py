@@ -86,11 +86,20 @@ class FitState(eqx.Module):
     # the best iterate so far
     best_parameters: PyTree
     best_loss: Float[Array, ""]
-    # where the window began
-    window_parameters: PyTree
-    window_loss: Float[Array, ""]
-    # the lowest loss since then
+    # where the last two halves of a window began
+    milestones: tuple["Milestone", "Milestone"]
+
+
+class Milestone(eqx.Module):
+    """The best iterate at some step, its loss, and the lowest loss since then."""
+
+    parameters: PyTree
+    loss: Float[Array, ""]
     lowest: Float[Array, ""]
+
+    def passed(self, loss: Float[Array, ""]) -> "Milestone":
+        """The same after one step more."""
+        return Milestone(self.parameters, self.loss, jnp.minimum(self.lowest, loss))
 
 
 def fit(
@@ -148,7 +157,7 @@ def fit_arrays(
 ) -> FitResult:
     """The fit as a pure function of arrays, for `jax.vmap` over blends."""
     problem = Problem(blend, obs, optimizer, fixed)
-    state = jax.lax.while_loop(lambda state: ~state.done, lambda state: problem.window(state), problem.init())
+    state = jax.lax.while_loop(lambda state: ~state.done, lambda state: problem.advance(state), problem.init())
     return problem.result(state)
 
 
@@ -207,22 +216,17 @@ class Problem(eqx.Module):
             done=~jnp.any(self.obs.weights > 0),
             best_parameters=self.initial,
             best_loss=infinity,
-            window_parameters=self.initial,
-            window_loss=infinity,
-            lowest=infinity,
+            milestones=(Milestone(self.initial, infinity, infinity),) * 2,
         )
 
-    def window(self, state: FitState) -> FitState:
-        """A window of steps, after which the fit may stop."""
-        size, most = self.optimizer.window, self.optimizer.max_steps
+    def advance(self, state: FitState) -> FitState:
+        """Half a window of steps, after which the fit may stop."""
+        size, most = self.optimizer.window // 2, self.optimizer.max_steps
         n_steps = size if most % size == 0 else jnp.minimum(size, most - state.n_steps)
         state = jax.lax.fori_loop(0, n_steps, lambda _, state: self.step(state), state)
         done = self._settled(state) | (state.n_steps >= most) | ~jnp.isfinite(state.last_loss)
-        return eqx.tree_at(
-            lambda s: (s.done, s.window_parameters, s.window_loss, s.lowest),
-            state,
-            (done, state.best_parameters, state.best_loss, jnp.full_like(state.lowest, jnp.inf)),
-        )
+        here = Milestone(state.best_parameters, state.best_loss, jnp.full_like(state.best_loss, jnp.inf))
+        return eqx.tree_at(lambda s: (s.done, s.milestones), state, (done, (here, state.milestones[0])))
 
     def step(self, state: FitState) -> FitState:
         """One step: gradient, ADAM, projection."""
@@ -239,9 +243,7 @@ class Problem(eqx.Module):
             done=state.done,
             best_parameters=_where(better, state.parameters, state.best_parameters),
             best_loss=jnp.where(better, loss, state.best_loss),
-            window_parameters=state.window_parameters,
-            window_loss=state.window_loss,
-            lowest=jnp.minimum(state.lowest, loss),
+            milestones=(state.milestones[0].passed(loss), state.milestones[1].passed(loss)),
         )
 
     def gradient(self, parameters: Blend) -> tuple[Float[Array, ""], Blend]:
@@ -255,9 +257,10 @@ class Problem(eqx.Module):
         """
         expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
         small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
-        movement = _movement(state.best_parameters, state.window_parameters, self.steps)
-        still = (state.window_loss - state.best_loss <= small) & (movement <= self.optimizer.step_tolerance)
-        return still & (state.lowest - state.best_loss <= small)
+        began = state.milestones[1]
+        movement = _movement(state.best_parameters, began.parameters, self.steps)
+        still = (began.loss - state.best_loss <= small) & (movement <= self.optimizer.step_tolerance)
+        return still & (began.lowest - state.best_loss <= small)
 
     def result(self, state: FitState) -> FitResult:
         """What is returned at the end."""

@@ -34,7 +34,7 @@ class ProximalAdam(eqx.Module):
     step_tolerance
         Largest root-mean-square movement of the parameters over a window, in units of their step sizes.
     window
-        Steps over which progress is judged; at least 10, because the loss oscillates.
+        Steps over which progress is judged, twice in each window; at least 10, because the loss oscillates.
     learning_rate
         r, factor on every step size at the beginning.
     decay

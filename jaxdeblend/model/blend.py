@@ -5,6 +5,8 @@ flag. A blend is thus a fixed number of arrays whatever its sources are, and a b
 with one more axis. Outside, `Blend.sources` gives them back as a list.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -159,29 +161,35 @@ class Blend(eqx.Module):
         """
         shape = (1, *(n + 2 * margin for n in self.frame))  # without sources nobody knows the bands
         cube = jnp.zeros(shape, self.centers.dtype)
-        for stack, frames in zip(self.stacks, self.frames(extent, margin), strict=True):
+        for stack in self.stacks:
             spectra, _ = stack.terms()
+            frames = self._frames(stack, margin)
             light = spectra.reshape(-1, spectra.shape[-1]).T @ frames.reshape(-1, frames.shape[-2] * frames.shape[-1])
-            cube = cube + light.reshape(-1, *cube.shape[1:])
-        return cube
+            cube = cube + light.reshape(-1, *shape[1:])
+        return jnp.where(self._real(extent, margin), cube, 0.0)
 
     def frames(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> tuple[Float[Array, "_ _ y x"], ...]:
         """The stamp of every term placed into the frame, one array for each stack; parameters as in `cube`."""
-        return tuple(self._frames(stack, extent, margin) for stack in self.stacks)
+        real = self._real(extent, margin)
+        return tuple(jnp.where(real, self._frames(stack, margin), 0.0) for stack in self.stacks)
 
-    def _frames(
-        self, stack: Stack, extent: Int[AnyArray, "2"] | None, margin: int
-    ) -> Float[Array, "component term y x"]:
+    def _frames(self, stack: Stack, margin: int) -> Float[Array, "component term y x"]:
         _, images = stack.terms()
-        rows, columns = self.placements(images.shape[-1], extent, margin)
+        centers = jnp.asarray(self.centers) + margin
+        taps = jax.vmap(jax.vmap(stamps.taps))(centers)  # the same for all stacks, and found once
+        matrices = []
+        for axis, n in enumerate(self.frame):
+            own = jax.tree.map(lambda array, axis=axis: array[stack.source, axis], (centers, taps))
+            matrix = functools.partial(stamps.placement_of_taps, frame_edge=n + 2 * margin, stamp_edge=images.shape[-1])
+            matrices.append(jax.vmap(matrix)(*own))
         place = jax.vmap(stamps.place, in_axes=(0, None, None))  # the terms of one component
-        return jax.vmap(place)(images, rows[stack.source], columns[stack.source])
+        return jax.vmap(place)(images, *matrices)
 
-    def placements(
-        self, edge: int, extent: Int[AnyArray, "2"] | None = None, margin: int = 0
-    ) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
-        """Matrices that place a stamp of this edge at each source's centre, along y and x."""
-        return placements(self.centers, edge, self.frame, extent, margin)
+    def _real(self, extent: Int[AnyArray, "2"] | None, margin: int) -> Bool[Array, "y x"]:
+        """Pixels that are not padding."""
+        height, width = jnp.asarray(self.frame if extent is None else extent)
+        y, x = (jnp.arange(n + 2 * margin, dtype=height.dtype) - 2 * margin for n in self.frame)
+        return (y < height)[:, None] & (x < width)[None, :]
 
     def project(self, rms: Float[Array, " band"]) -> "Blend":
         """Every component projected onto its constraints."""
@@ -203,43 +211,6 @@ class Blend(eqx.Module):
         center_step = jnp.where(free, CENTER_STEP, 0.0)[:, None]
         stacks = tuple(stack.step_sizes(rms) for stack in self.stacks)
         return parameters(self, centers=center_step, stacks=stacks)
-
-
-def placements(
-    centers: Float[AnyArray, "source 2"],
-    edge: int,
-    frame: tuple[int, int],
-    extent: Int[AnyArray, "2"] | None = None,
-    margin: int = 0,
-) -> tuple[Float[Array, "source y s"], Float[Array, "source x s"]]:
-    """Matrices that place stamps of this edge about these centres, along y and x.
-
-    Parameters
-    ----------
-    centers
-        Positions (y, x) in pixels of the frame.
-    edge
-        Odd edge of the stamps.
-    frame
-        Shape (y, x) of the frame.
-    extent
-        Number of rows and columns that are real; nothing is placed beyond them (and the margin). None: all.
-    margin
-        Pixels by which rows and columns reach beyond the frame on each side.
-
-    Returns
-    -------
-    tuple
-        Matrices (source, y, s) and (source, x, s), as from `jaxdeblend.ops.stamps.placement`.
-    """
-    matrices = []
-    for axis, size in enumerate(n + 2 * margin for n in frame):
-        matrix = jax.vmap(lambda c, size=size: stamps.placement(c, size, edge))(centers[:, axis] + margin)
-        if extent is not None:
-            real = jnp.arange(size, dtype=extent.dtype) < extent[axis] + 2 * margin
-            matrix = jnp.where(real[None, :, None], matrix, 0.0)
-        matrices.append(matrix)
-    return matrices[0], matrices[1]
 
 
 def _kind(component: AbstractComponent) -> object:

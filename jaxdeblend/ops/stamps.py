@@ -50,7 +50,6 @@ def lanczos(x: Float[Array, "..."], order: int = LANCZOS_ORDER) -> Float[Array, 
     return jnp.where(jnp.abs(x) < order, jnp.sinc(x) * jnp.sinc(x / order), 0.0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def placement(
     center: Float[Array, ""], frame_edge: int, stamp_edge: int, order: int = LANCZOS_ORDER
 ) -> Float[Array, "frame stamp"]:
@@ -82,39 +81,66 @@ def placement(
     >>> bool(jnp.allclose(frame, jnp.array([0.0, 1.0, 2.0, 1.0, 0.0]), atol=1e-6))
     True
     """
-    return _toeplitz(_weights(jnp.asarray(center), frame_edge, stamp_edge, order), frame_edge, stamp_edge)
+    center = jnp.asarray(center)
+    return placement_of_taps(center, taps(center, order), frame_edge, stamp_edge)
 
 
-@placement.defjvp
-def _placement_jvp(
-    frame_edge: int, stamp_edge: int, order: int, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Float[Array, "frame stamp"], Float[Array, "frame stamp"]]:
-    """The derivative is a Toeplitz matrix, too; so its transpose is a product and a sum, not a scattering."""
+def taps(
+    center: Float[Array, ""], order: int = LANCZOS_ORDER
+) -> tuple[Float[Array, " tap"], Float[Array, " tap"], Float[Array, ""]]:
+    """The few weights that are not 0 about a centre, their derivatives with respect to it, and its whole part.
+
+    Stamps of several sizes, and both axes, share them.
+    """
 
     def weights(center: Array) -> Array:
-        return _weights(center, frame_edge, stamp_edge, order)
+        near = jnp.arange(1 - order, order + 1, dtype=center.dtype)
+        kernel = lanczos(near - (center - jnp.floor(center)), order)
+        return kernel / kernel.sum()
 
-    center = jnp.asarray(primals[0])
     values, slopes = jax.jvp(weights, (center,), (jnp.ones_like(center),))
-    return _toeplitz(values, frame_edge, stamp_edge), _toeplitz(slopes, frame_edge, stamp_edge) * tangents[0]
+    return values, slopes, jnp.floor(center)
 
 
-def _weights(center: Float[Array, ""], frame_edge: int, stamp_edge: int, order: int) -> Float[Array, " difference"]:
-    """Weight of every difference between a pixel's number and a sample's, from the smallest to the largest.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def placement_of_taps(
+    center: Float[Array, ""],
+    taps: tuple[Float[Array, " tap"], Float[Array, " tap"], Float[Array, ""]],
+    frame_edge: int,
+    stamp_edge: int,
+) -> Float[Array, "frame stamp"]:
+    """The matrix of `placement` from the weights about a centre.
 
-    Only 2 order of them are not 0. They are computed once, and put where they belong by a product with a matrix of
-    zeros and ones: a compiler would merge anything cheaper into what comes next, and compute them for every pixel.
+    It is a Toeplitz matrix, and so is its derivative: the gradient with respect to the centre is then a product and a
+    sum, not a scattering.
     """
-    near = jnp.arange(1 - order, order + 1, dtype=center.dtype)
-    whole = jnp.floor(center)
-    kernel = lanczos(near - (center - whole), order)
-    difference = jnp.arange(1 - stamp_edge, frame_edge, dtype=center.dtype) + (stamp_edge - 1) // 2
-    place = (difference[:, None] == whole + near[None, :]).astype(center.dtype)
-    return place @ (kernel / kernel.sum())
+    del center
+    values, _, whole = taps
+    return _toeplitz(values, whole, frame_edge, stamp_edge)
 
 
-def _toeplitz(weights: Float[Array, " difference"], frame_edge: int, stamp_edge: int) -> Float[Array, "frame stamp"]:
-    """Matrix of one weight for each difference; each row is a window of the weights, which slides by one."""
+@placement_of_taps.defjvp
+def _placement_of_taps_jvp(
+    frame_edge: int, stamp_edge: int, primals: tuple[Array, tuple], tangents: tuple[Array, tuple]
+) -> tuple[Float[Array, "frame stamp"], Float[Array, "frame stamp"]]:
+    """The change of the centre alone counts: that of the weights follows from it."""
+    values, slopes, whole = primals[1]
+    slope = _toeplitz(slopes, whole, frame_edge, stamp_edge)
+    return _toeplitz(values, whole, frame_edge, stamp_edge), slope * tangents[0]
+
+
+def _toeplitz(
+    taps: Float[Array, " tap"], whole: Float[Array, ""], frame_edge: int, stamp_edge: int
+) -> Float[Array, "frame stamp"]:
+    """Matrix of one weight for each difference between a pixel's number and a sample's.
+
+    The weights are put where they belong by a product with a matrix of zeros and ones (a compiler would merge anything
+    cheaper into what comes next, and compute it for every pixel); each row is a window of them, which slides by one.
+    """
+    order = taps.shape[0] // 2
+    near = jnp.arange(1 - order, order + 1, dtype=taps.dtype)
+    difference = jnp.arange(1 - stamp_edge, frame_edge, dtype=taps.dtype) + (stamp_edge - 1) // 2
+    weights = (difference[:, None] == whole + near[None, :]).astype(taps.dtype) @ taps
     windows = jax.vmap(lambda pixel: jax.lax.dynamic_slice(weights, (pixel,), (stamp_edge,)))
     return windows(jnp.arange(frame_edge))[:, ::-1]
 

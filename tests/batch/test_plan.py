@@ -53,5 +53,5 @@ def test_packing_is_host_work():
 def test_blends_of_one_rung_share_a_bucket():
     assert item((20, 30), 3, 11).bucket == item((32, 17), 4, 15).bucket
     assert item((20, 30), 3).bucket != item((20, 33), 3).bucket
-    assert item((20, 30), 2).bucket != item((20, 30), 3).bucket
+    assert item((20, 30), 4).bucket != item((20, 30), 5).bucket
     assert item((20, 30), 3, 15).bucket != item((20, 30), 3, 17).bucket

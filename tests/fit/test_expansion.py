@@ -84,7 +84,7 @@ def test_positions_are_improved_within_their_errors():
     image = sum(1e4 * gaussian((51, 51), center, PSF_SIGMA) for center in truth)
     start = truth + np.array([[0.25, -0.2], [0.2, 0.2]])
     _, found = drawn(observe(image[None]), start, [0.2, 0.0], sparsity=0.0, passes=6)
-    np.testing.assert_allclose(found[0], truth[0], atol=0.02)
+    np.testing.assert_allclose(found[0], truth[0], atol=0.03)  # of pixels taken two by two
     np.testing.assert_allclose(found[1], start[1], atol=1e-3)
 
 

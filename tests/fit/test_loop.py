@@ -107,7 +107,7 @@ def test_the_fit_passes_turning_points_and_stops_by_itself():
     loss = np.asarray(result.loss)[:n_steps]
     turning = np.flatnonzero(np.diff(loss) > 0)
     assert result.result is jd.RESULTS.CONVERGED and bool(result.converged)
-    assert n_steps < 400 and n_steps % 10 == 0
+    assert n_steps < 400 and n_steps % 5 == 0
     assert turning[0] + 10 < n_steps, "the loss rose after this step; a look at two successive losses stops here"
     np.testing.assert_allclose(fluxes_of(result.blend), FLUX, rtol=5e-3)
 
@@ -129,7 +129,7 @@ def test_statuses():
     short = star_fit(optimizer=few)
     assert short.result is jd.RESULTS.MAX_STEPS and int(short.n_steps) == 12 and not short.converged
     broken = star_fit(start=np.nan, optimizer=few)
-    assert broken.result is jd.RESULTS.NON_FINITE and int(broken.n_steps) == 1
+    assert broken.result is jd.RESULTS.NON_FINITE and int(broken.n_steps) == 5  # the first look at it
     dark = star_fit(optimizer=few, mask=np.ones((17, 17), dtype=bool))
     assert dark.result is jd.RESULTS.NO_DATA and int(dark.n_steps) == 0 and np.isnan(dark.loss).all()
     np.testing.assert_allclose(fluxes_of(dark.blend), 0.5 * FLUX, rtol=1e-6)
