@@ -8,6 +8,7 @@ alone, so that its arithmetic, to the last bit, does not depend on the blends th
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
@@ -45,6 +46,9 @@ READ_AHEAD = 256
 
 LANE_BYTES = 2**28
 """Memory that the lanes of one call may take together; fewer lanes run when blends are large."""
+
+TRACING = threading.Lock()
+"""Held while JAX reads a program, before it compiles it: two threads that do so at a time may disturb each other."""
 
 
 class Deblended(eqx.Module):
@@ -337,10 +341,11 @@ def _stream(
                 waiting = []
                 for group in full:
                     bucket = group[0][1].bucket
-                    if bucket in compiling or len(running) >= 2 * workers:
+                    first = bucket not in compiled
+                    if bucket in compiling or len(running) >= 2 * workers or (first and 2 * len(compiling) >= workers):
                         waiting.append(group)
                         continue
-                    if bucket not in compiled:
+                    if first:
                         logger.debug("compiling %s", bucket)
                         compiling.add(bucket)
                     running[pool.submit(_run, [item for _, item in group], options, optimizer)] = group
@@ -399,9 +404,10 @@ def _deblend_lanes(
         fit = fit_arrays(blend, obs, optimizer)
         return fit, *measure_arrays(fit.blend, obs, fit.status)
 
-    if len(packed["images"]) == 1:  # a loop under vmap computes and selects, without it it just ends
-        return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], packed)))
-    return jax.vmap(one)(packed)
+    with TRACING:
+        if len(packed["images"]) == 1:  # a loop under vmap computes and selects, without it it just ends
+            return jax.tree.map(lambda array: array[None], one(jax.tree.map(lambda array: array[0], packed)))
+        return jax.vmap(one)(packed)
 
 
 def observation_of(lane: dict[str, PyTree], bands: tuple[str, ...]) -> Observation:

@@ -207,6 +207,7 @@ class Problem(eqx.Module):
     def init(self) -> FitState:
         """State before the first step."""
         infinity = jnp.asarray(jnp.inf, dtype=self.obs.images.dtype)
+        start = Milestone(self.initial, infinity, infinity)
         return FitState(
             parameters=self.initial,
             optimizer=self.optimizer.init(self.initial),
@@ -216,7 +217,7 @@ class Problem(eqx.Module):
             done=~jnp.any(self.obs.weights > 0),
             best_parameters=self.initial,
             best_loss=infinity,
-            milestones=(Milestone(self.initial, infinity, infinity),) * 2,
+            milestones=(start, start),
         )
 
     def advance(self, state: FitState) -> FitState:
