@@ -50,7 +50,7 @@ def stages(case: Case) -> dict[str, float]:
         packed = pack([item], bucket, 1)
     seconds = {"pack": (time.perf_counter() - began) / ROUNDS}
     lane = jax.device_put(jax.tree.map(lambda array: array[0], packed))
-    seconds["kernel"], obs = _timed(lambda: observation_of(lane, bucket.bands))
+    seconds["kernel"], obs = _timed(lambda: observation_of(lane))
     seconds["initialize"], blend = _timed(
         lambda obs: initialize_arrays(obs, lane["centers"], lane["errors"], lane["active"], bucket.stamp_edge, options),
         obs,

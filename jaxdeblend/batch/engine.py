@@ -346,7 +346,7 @@ def _stream(
                         waiting.append(group)
                         continue
                     if first:
-                        logger.debug("compiling %s", bucket)
+                        _announce(bucket)
                         compiling.add(bucket)
                     running[pool.submit(_run, [item for _, item in group], options, optimizer)] = group
                 full = waiting
@@ -363,6 +363,20 @@ def _stream(
             pool.shutdown(cancel_futures=True)
 
 
+def _announce(bucket: Bucket) -> None:
+    """Say what is compiled, aloud if it is for one blend alone."""
+    logger.debug("compiling %s", bucket)
+    if bucket.beyond_ladder:
+        logger.warning(
+            "a blend of %d sources, %d bands and an edge of %d pixels is larger than the ladder of programs: one is "
+            "compiled for it alone, and it takes about %.1f GB of memory",
+            bucket.n_sources,
+            bucket.n_bands,
+            bucket.image_edge,
+            bucket.memory / 1e9,
+        )
+
+
 def _workers() -> int:
     """Threads that run calls: two for each core of a CPU, for an accelerator two, half of which pack and unpack."""
     if jax.default_backend() != "cpu":
@@ -375,15 +389,14 @@ def _lanes(bucket: Bucket) -> int:
     """Lanes of a call: one on a CPU, else as many as memory allows, a power of two."""
     if jax.default_backend() == "cpu":
         return 1
-    lane_bytes = 64 * bucket.image_edge**2 * len(bucket.bands) * bucket.n_sources
-    return 2 ** int(np.log2(np.clip(LANE_BYTES / lane_bytes, 1, LANES)))
+    return 2 ** int(np.log2(np.clip(LANE_BYTES / bucket.memory, 1, LANES)))
 
 
 def _run(items: list[Item], options: Initialization, optimizer: ProximalAdam) -> list[Deblended]:
     """One call of a compiled program on blends of one bucket, and its results without padding."""
     bucket = items[0].bucket
     packed = pack(items, bucket, _lanes(bucket))
-    output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.bands, bucket.stamp_edge))
+    output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.stamp_edge))
     return [_unpack(output, lane, item) for lane, item in enumerate(items)]
 
 
@@ -393,13 +406,12 @@ def _deblend_lanes(
     packed: dict[str, PyTree],
     options: Initialization,
     optimizer: ProximalAdam,
-    bands: tuple[str, ...],
     stamp_edge: int,
 ) -> tuple[FitResult, Measurements, Float[Array, "lane source band y x"]]:
     """Initialize, fit, measure and render all lanes."""
 
     def one(lane: dict[str, PyTree]) -> tuple[FitResult, Measurements, Array]:
-        obs = observation_of(lane, bands)
+        obs = observation_of(lane)
         blend = initialize_arrays(obs, lane["centers"], lane["errors"], lane["active"], stamp_edge, options)
         fit = fit_arrays(blend, obs, optimizer)
         return fit, *measure_arrays(fit.blend, obs, fit.status)
@@ -410,14 +422,17 @@ def _deblend_lanes(
         return jax.vmap(one)(packed)
 
 
-def observation_of(lane: dict[str, PyTree], bands: tuple[str, ...]) -> Observation:
-    """The observation of one lane, as packed by `jaxdeblend.batch.plan.pack`, with its difference kernel."""
+def observation_of(lane: dict[str, PyTree]) -> Observation:
+    """The observation of one lane, as packed by `jaxdeblend.batch.plan.pack`, with its difference kernel.
+
+    Its bands are numbers: programs do not depend on their names.
+    """
     weights = lane["weights"]
     return Observation(
         lane["images"],
         jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1.0), 0.0),
         ImagePSF(lane["psf"]),
-        bands=bands,
+        bands=[str(number) for number in range(len(weights))],
         model_psf=lane["model_psf"],
         kernel=DifferenceKernel(lane["kernel"]) if "kernel" in lane else _kernel(lane),
         extent=lane["extent"],

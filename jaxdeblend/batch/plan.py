@@ -24,8 +24,8 @@ IMAGE_EDGES = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024,
 PSF_EDGES = (15, 21, 31, 41, 51, 63, 81, 101, 127, 161, 201)
 SOURCE_COUNTS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
-PIXELS_PER_SOURCE = 12
-"""Edge of a blend in pixels for each of the sources that its program has room for, at least."""
+PIXELS_PER_SOURCE = 11
+"""Edge of a blend in pixels for each of its sources, usually; fewer sources do not get a program of their own."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,17 @@ class Bucket:
 
     Attributes
     ----------
-    bands
-        Names of the bands.
+    n_bands, n_sources
+        Numbers of bands and sources.
     image_edge, psf_edge, stamp_edge
         Edges in pixels.
-    n_sources
-        Number of sources.
     model_psf
         Kind of the PSF of model space.
     has_kernel
         Whether the observations bring their own difference kernels.
     """
 
-    bands: tuple[str, ...]
+    n_bands: int
     image_edge: int
     psf_edge: int
     stamp_edge: int
@@ -58,6 +56,16 @@ class Bucket:
     def cost(self) -> int:
         """What buckets are ordered by, about the time of a call."""
         return self.image_edge**2 * self.n_sources
+
+    @property
+    def memory(self) -> int:
+        """Bytes that one blend takes while it is fitted, about."""
+        return 64 * self.image_edge**2 * self.n_bands * self.n_sources
+
+    @property
+    def beyond_ladder(self) -> bool:
+        """Whether the shape is one that no other blend is likely to have."""
+        return self.image_edge > IMAGE_EDGES[-1] or self.psf_edge > PSF_EDGES[-1] or self.n_sources > SOURCE_COUNTS[-1]
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,9 @@ class Item:
     def bucket(self) -> Bucket:
         """The smallest rungs that hold the blend."""
         edge = rung(max(self.obs.shape), IMAGE_EDGES)
-        usual = min(edge, 128) // PIXELS_PER_SOURCE  # fewer sources do not get a program of their own
+        usual = min(SOURCE_COUNTS, key=lambda count: abs(count - min(edge, 128) / PIXELS_PER_SOURCE))
         return Bucket(
-            bands=self.obs.bands,
+            n_bands=len(self.obs.bands),
             image_edge=edge,
             psf_edge=rung(_kernel_edge(self.obs), PSF_EDGES),
             stamp_edge=default_stamp_edge((edge, edge)),
@@ -133,7 +141,7 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
         padding, ``extent`` (lane, 2), ``centers`` (lane, source, 2), ``errors`` and ``active`` (lane, source),
         ``model_psf``, and ``kernel`` if the bucket has one.
     """
-    n_bands, edge, count = len(bucket.bands), bucket.image_edge, bucket.n_sources
+    n_bands, edge, count = bucket.n_bands, bucket.image_edge, bucket.n_sources
     dtype = np.asarray(items[0].obs.images).dtype
     packed: dict[str, PyTree] = {
         "images": np.zeros((lanes, n_bands, edge, edge), dtype),

@@ -1,9 +1,12 @@
+import logging
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdeblend as jd
+from jaxdeblend.batch import engine
 from jaxdeblend.batch.plan import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, Item, pack, rung
 
 
@@ -55,3 +58,19 @@ def test_blends_of_one_rung_share_a_bucket():
     assert item((20, 30), 3).bucket != item((20, 33), 3).bucket
     assert item((20, 30), 4).bucket != item((20, 30), 5).bucket
     assert item((20, 30), 3, 15).bucket != item((20, 30), 3, 17).bucket
+
+
+def test_usual_numbers_of_sources_share_a_program():
+    """A small blend has few sources: those that have fewer still need no program of their own."""
+    assert [item((edge, 20), 1).bucket.n_sources for edge in (30, 48, 64, 80, 96, 128, 400)] == [4, 4, 6, 8, 8, 12, 12]
+    assert item((48, 20), 9).bucket.n_sources == 12
+
+
+def test_a_blend_beyond_the_ladder_is_announced(caplog):
+    large, usual = item((2049, 20), 3).bucket, item((30, 20), 3).bucket
+    assert large.beyond_ladder and not usual.beyond_ladder and large.memory > 1e9
+    with caplog.at_level(logging.WARNING):
+        engine._announce(usual)
+        assert not caplog.records
+        engine._announce(large)
+    assert "edge of 2049 pixels" in caplog.text and "GB" in caplog.text
