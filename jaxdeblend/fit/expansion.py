@@ -9,7 +9,7 @@ neighbour is decided by all pixels together, not source by source. Three stages 
 2. from the normal equations of every band, spectra in turn with amplitudes, so that colours help to tell sources apart;
 3. the expansions, drawn on stamps in model space.
 
-With the PSF as a sum of Gaussians, too, all models are analytic.
+With the PSF as a sum of Gaussians, too, all models are analytic. Pixels are taken together two by two.
 """
 
 import equinox as eqx
