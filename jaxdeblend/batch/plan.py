@@ -1,8 +1,9 @@
 """From ragged to rectangular: a short ladder of shapes, and the packing of blends into lanes.
 
 A compiled program has fixed shapes. Each blend is padded to the next rung of a ladder along every axis (image edge, PSF
-edge, number of sources), so that a catalog of any blends needs a few programs only. Padding changes nothing: added
-pixels have weight 0 and lie outside the model's extent, added sources are dark.
+edge, number of sources), so that a catalog of any blends needs a few programs only. Padding adds nothing: added
+pixels have weight 0 and lie outside the model's extent, added sources are dark. (They do count where `initialize` gives
+a share of the sources two components, or large stamps.)
 
 Everything here is NumPy on the host; nothing is compiled for the shapes of the input.
 """
