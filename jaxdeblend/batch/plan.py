@@ -1,14 +1,12 @@
 """From ragged to rectangular: a short ladder of shapes, and the packing of blends into lanes.
 
 A compiled program has fixed shapes. Each blend is padded to the next rung of a ladder along every axis (image edge, PSF
-edge, number of sources), so that a catalog of any blends needs a few programs only. Padding adds nothing: added
-pixels have weight 0 and lie outside the model's extent, added sources are dark. (They do count where `initialize` gives
-a share of the sources two components, or large stamps.)
+edge, number of sources), so that a catalog of any blends needs a few programs only. Padding changes nothing:
+added pixels have weight 0 and lie outside the model's extent, added sources are dark and counted nowhere.
 
 Everything here is NumPy on the host; nothing is compiled for the shapes of the input.
 """
 
-import bisect
 import functools
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -17,13 +15,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..fit.initialize import check_centers, check_errors, default_stamp_edge
+from ..fit.initialize import check_centers, check_errors
+from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
-
-IMAGE_EDGES = (32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048)
-PSF_EDGES = (15, 21, 31, 41, 51, 63, 81, 101, 127, 161, 201)
-SOURCE_COUNTS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 PIXELS_PER_SOURCE = 11
 """Edge of a blend in pixels for each of its sources, usually; fewer sources do not get a program of their own."""
@@ -107,20 +102,6 @@ class Item:
             model_psf=jax.tree.structure(self.obs.model_psf),
             has_kernel=self.obs.kernel is not None,
         )
-
-
-def rung(size: int, ladder: tuple[int, ...]) -> int:
-    """Smallest rung that is at least `size`; beyond the ladder the size itself, kept odd if the ladder is odd.
-
-    Examples
-    --------
-    >>> rung(33, IMAGE_EDGES), rung(43, PSF_EDGES)
-    (48, 51)
-    """
-    place = bisect.bisect_left(ladder, size)
-    if place < len(ladder):
-        return ladder[place]
-    return size if ladder[0] % 2 == 0 else size | 1
 
 
 def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:

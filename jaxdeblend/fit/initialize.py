@@ -15,6 +15,7 @@ from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
 from ..model.spectrum import FreeSpectrum
 from ..ops import lstsq, prox, stamps
 from .expansion import expand
+from .ladder import default_stamp_edge
 from .render import render_terms
 
 SMALLEST_SPLIT = 61
@@ -43,8 +44,8 @@ class Initialization(eqx.Module):
     point_below
         Sources of lower S/N are point sources of fixed shape.
     two_above
-        Sources of higher S/N get two components, if `max_components` is 2; at most a quarter of the sources of a blend
-        (and at least one), the brightest.
+        Sources of higher S/N get two components, if `max_components` is 2; at most a quarter of the lit sources of a
+        blend, 3, 7, 11 … counted as 4, 8, 12 … (and at least one), the brightest.
     split
         Where the two are split, in units of the maximum: disk = min(m, t), bulge = max(m - t, 0).
 
@@ -97,8 +98,8 @@ def initialize(
         1σ error per axis of the positions in pixels, one number or one per source; centres are fitted under a prior
         of this width. 0 keeps them fixed.
     stamp_edge
-        Odd edge of the morphologies' stamps; by default chosen from the image. The half of the components that reaches
-        less far has stamps half as wide, if these are `SMALLEST_SPLIT` pixels or more.
+        Odd edge of the morphologies' stamps; by default chosen from the image. Stamps of `SMALLEST_SPLIT` pixels or more
+        are for the components that reach furthest, half as many as there are sources; the others' are half as wide.
     options
         Constraints, priors, numbers of components.
 
@@ -154,12 +155,6 @@ def check_errors(center_error: object, n_sources: int) -> np.ndarray:
     if not (np.isfinite(error) & (error >= 0)).all():
         raise ValueError(f"center_error: got {center_error}; errors must be finite and not negative (0: fixed).")
     return np.broadcast_to(error, n_sources)
-
-
-def default_stamp_edge(shape: tuple[int, int]) -> int:
-    """Odd edge of the stamps for an image of this shape: all of a small image, less of a large one."""
-    longest = max(shape)
-    return max(3, min(longest - 1, 63 + max(longest - 64, 0) // 4) | 1)
 
 
 def initialize_arrays(
@@ -222,12 +217,18 @@ def _components(
     significance: Float[Array, " source"],
     options: Initialization,
 ) -> tuple[Float[Array, "component s s"], Array, Array]:
-    """Stamps, source numbers and activity of the components: one a source, or bulges behind the disks."""
+    """Stamps, source numbers and activity of the components: one a source, or bulges behind the disks.
+
+    How many sources may have two is counted from those that are lit, so that dark ones change nothing; the slots are
+    for all.
+    """
     number = jnp.arange(shapes.shape[0])
     if options.max_components == 1:
         return shapes, number, lit
-    brightest = jnp.argsort(-significance)[: max(1, shapes.shape[0] // 4)]
-    two = jnp.zeros_like(lit).at[brightest].set(significance[brightest] > options.two_above)
+    slots, allowed = max(1, (len(lit) + 1) // 4), jnp.maximum(1, (jnp.sum(lit) + 1) // 4)
+    brightest = jnp.argsort(-significance)[:slots]
+    bright = (significance[brightest] > options.two_above) & (jnp.arange(slots) < allowed)
+    two = jnp.zeros_like(lit).at[brightest].set(bright)
     disk = jnp.where(two[:, None, None], jnp.minimum(shapes, options.split) / options.split, shapes)
     bulge = jnp.maximum(shapes[brightest] - options.split, 0.0) / (1 - options.split)
     lit = jnp.concatenate([lit, (lit & two)[brightest]])
@@ -243,7 +244,10 @@ def _stacks(
     n_bands: int,
     options: Initialization,
 ) -> tuple[Stack, ...]:
-    """The components, still without spectra: the half that reaches furthest in large stamps, the others in small."""
+    """The components, still without spectra: those that reach furthest in large stamps, the others in small.
+
+    Large stamps go to half as many components as sources are lit, and to dark components where slots are left.
+    """
 
     def stack(which: Array | slice, images: Array) -> Stack:
         component = jax.vmap(
@@ -254,15 +258,18 @@ def _stacks(
         )(images, step[which])
         return Stack(component, source[which], lit[which])
 
-    edge, n_large = images.shape[-1], max(2, (len(peak) + 1) // 2)
-    if edge < SMALLEST_SPLIT or n_large >= len(images):
+    n_sources, edge = len(peak), images.shape[-1]
+    slots, allowed = max(2, (n_sources + 1) // 2), jnp.maximum(2, (jnp.sum(lit[:n_sources]) + 1) // 2)
+    if edge < SMALLEST_SPLIT or slots >= len(images):
         return (stack(slice(None), images),)
     small = edge // 2 | 1
     near = slice((edge - small) // 2, (edge + small) // 2)
     beyond = images.at[:, near, near].set(0.0)
     missed = jnp.where(lit, peak[source] ** 2 * jnp.sum(beyond**2, axis=(-2, -1)), -1.0)
     order = jnp.argsort(-missed)
-    large, rest = order[:n_large], order[n_large:]
+    group = jnp.where(jnp.arange(len(order)) < allowed, 0, jnp.where(lit[order], 2, 1))
+    order = order[jnp.argsort(group)]
+    large, rest = order[:slots], order[slots:]
     return stack(large, images[large]), stack(rest, images[rest][:, near, near])
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import jaxdeblend as jd
 from jaxdeblend.batch import engine
-from jaxdeblend.fit.initialize import default_stamp_edge
+from jaxdeblend.fit.ladder import default_stamp_edge
 from tests.scenes import fluxes_of, gaussian
 
 OPTIONS = jd.Initialization(max_components=1, passes=1)

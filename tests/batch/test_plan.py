@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import jaxdeblend as jd
 from jaxdeblend.batch import engine
-from jaxdeblend.batch.plan import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, Item, pack, rung
+from jaxdeblend.batch.plan import Item, pack
+from jaxdeblend.fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, rung
 
 
 @pytest.mark.parametrize("ladder", [IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxdeblend as jd
-from jaxdeblend.fit.initialize import default_stamp_edge
+from jaxdeblend.fit.ladder import IMAGE_EDGES, default_stamp_edge, rung
 from tests.scenes import PSF_SIGMA, fluxes_of, gaussian, observe
 
 SHAPE = (23, 23)
@@ -109,7 +109,8 @@ def test_center_errors_become_the_prior():
     np.testing.assert_array_equal(blend.center_prior.mean, [(11, 11), (3, 3)])
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 32), (64, 48), (300, 200), (2000, 10)])
-def test_default_stamps_are_odd_and_at_most_the_image(shape):
-    edge = default_stamp_edge(shape)
-    assert edge % 2 == 1 and 3 <= edge <= max(3, *shape)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 32), (64, 48), (58, 48), (100, 128), (300, 200), (2000, 10)])
+def test_default_stamps_are_odd_and_those_of_the_padded_image(shape):
+    edge, padded = default_stamp_edge(shape), rung(max(shape), IMAGE_EDGES)
+    assert edge % 2 == 1 and 3 <= edge < padded
+    assert edge == default_stamp_edge((padded, padded))
