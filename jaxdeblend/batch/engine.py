@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -321,7 +322,7 @@ def _stream(
     running: dict[Future[list[Deblended]], list[tuple[int, Item]]] = {}
     compiled: set[Bucket] = set()
     compiling: set[Bucket] = set()
-    workers, held, exhausted = _workers(), 0, False
+    workers, as_here, held, exhausted = _workers(), _settings_of_this_thread(), 0, False
     with ThreadPoolExecutor(workers, thread_name_prefix="jaxdeblend") as pool:
         try:
             while True:
@@ -348,7 +349,7 @@ def _stream(
                     if first:
                         _announce(bucket)
                         compiling.add(bucket)
-                    running[pool.submit(_run, [item for _, item in group], options, optimizer)] = group
+                    running[pool.submit(_run, [item for _, item in group], options, optimizer, as_here)] = group
                 full = waiting
                 if not running:
                     return
@@ -392,11 +393,30 @@ def _lanes(bucket: Bucket) -> int:
     return 2 ** int(np.log2(np.clip(LANE_BYTES / bucket.memory, 1, LANES)))
 
 
-def _run(items: list[Item], options: Initialization, optimizer: ProximalAdam) -> list[Deblended]:
+def _settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:
+    """What makes another thread compute as this one: JAX keeps precision and device for each thread."""
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    @contextmanager
+    def settings() -> Iterator[None]:
+        with jax.enable_x64(x64), jax.default_device(device):
+            yield
+
+    return settings
+
+
+def _run(
+    items: list[Item],
+    options: Initialization,
+    optimizer: ProximalAdam,
+    settings: Callable[[], AbstractContextManager[None]],
+) -> list[Deblended]:
     """One call of a compiled program on blends of one bucket, and its results without padding."""
     bucket = items[0].bucket
     packed = pack(items, bucket, _lanes(bucket))
-    output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.stamp_edge))
+    with settings():
+        output = jax.device_get(_deblend_lanes(packed, options, optimizer, bucket.stamp_edge))
     return [_unpack(output, lane, item) for lane, item in enumerate(items)]
 
 

@@ -98,8 +98,9 @@ def initialize(
         1σ error per axis of the positions in pixels, one number or one per source; centres are fitted under a prior
         of this width. 0 keeps them fixed.
     stamp_edge
-        Odd edge of the morphologies' stamps; by default chosen from the image. Stamps of `SMALLEST_SPLIT` pixels or more
-        are for the components that reach furthest, half as many as there are sources; the others' are half as wide.
+        Odd edge of the morphologies' stamps; by default chosen from the image. From `SMALLEST_SPLIT` pixels on,
+        they are for the components that reach furthest, half as many as there are sources; those of others are half as
+        wide.
     options
         Constraints, priors, numbers of components.
 

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 import jaxdeblend as jd
 from jaxdeblend.batch import engine
-from jaxdeblend.fit.ladder import default_stamp_edge
 from tests.scenes import fluxes_of, gaussian
 
 OPTIONS = jd.Initialization(max_components=1, passes=1)
 FEW_STEPS = jd.ProximalAdam(max_steps=12)
-STAMP_EDGE = default_stamp_edge((32, 32))
 
 
 def blend(seed, shape=None, n_sources=None, psf_edge=None, **options):
@@ -210,50 +208,51 @@ def test_bad_positions():
         deblend_batch([(blend(0)[0], [(1.0, 2.0, 3.0)])])
 
 
+# every frame and number of sources compiles its own exact programs: these are enough, with a few draws of each
+FRAMES = [((27, 20), 3, 11), ((58, 50), 7, 13)]
+
+
 def exact(obs, centers):
     """The same blend without any padding: its own frame, PSF and number of sources."""
-    start = jd.initialize(obs, centers, stamp_edge=STAMP_EDGE, options=OPTIONS)
-    return jd.fit(start, obs, FEW_STEPS)
+    return jd.fit(jd.initialize(obs, centers), obs)
 
 
-# every frame and number of sources compiles its own exact programs: two are enough, with many draws of each
-FRAMES = [((27, 20), 3, 11), ((24, 29), 2, 13)]
+@pytest.mark.parametrize("frame", FRAMES)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=6, deadline=None, derandomize=True)
+def test_padding_changes_nothing(frame, seed):
+    with jax.enable_x64(True):
+        check_padding(*blend(seed, *frame))
 
 
-@given(seed=st.integers(0, 1000), frame=st.sampled_from(FRAMES))
-@settings(max_examples=15, deadline=None, derandomize=True)
-def test_padding_changes_nothing(seed, frame):
-    check_padding(*blend(seed, *frame))
-
-
-def test_padding_changes_the_typical_flux_by_rounding_only():
-    """What is left comes from the wrap-around of the partly deconvolved image on which ellipticities are measured."""
-    differences = []
-    for seed in range(12):
-        obs, centers = blend(seed, *FRAMES[0])
-        padded, plain = flux_of(deblend(obs, centers)), fluxes_of(exact(obs, centers).blend)
-        differences.append(np.abs(padded / plain - 1).max())
-    assert np.median(differences) < 1e-4
-
-
-@pytest.mark.parametrize("corner", [(0.0, 0.0), (23.3, 28.4), (11.0, 28.0)])
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (23.3, 16.4), (11.0, 16.0)])
 def test_padding_changes_nothing_for_a_source_at_the_edge(corner):
-    (shape, _, psf_edge), rng = FRAMES[1], np.random.default_rng(8)
-    centers = np.array([corner, (12.0, 13.0)])
+    (shape, _, psf_edge), rng = FRAMES[0], np.random.default_rng(8)
+    centers = np.array([corner, (12.0, 13.0), (20.0, 7.0)])
     images = 900.0 * sum(gaussian(shape, center, 1.5) for center in centers)[None] + rng.normal(size=(2, *shape))
-    obs = jd.Observation(images, np.ones(2), psf_of(psf_edge), bands=("g", "r"))
-    check_padding(obs, centers)
-
-
-def psf_of(edge, sigma=1.4):
-    return gaussian((edge, edge), (edge // 2, edge // 2), sigma)
+    psf = gaussian((psf_edge, psf_edge), (psf_edge // 2, psf_edge // 2), 1.4)
+    with jax.enable_x64(True):
+        check_padding(jd.Observation(images, np.ones(2), psf, bands=("g", "r")), centers)
 
 
 def check_padding(obs, centers):
-    padded, plain = deblend(obs, centers), exact(obs, centers)
+    """In double precision, where rounding hides nothing; PSFs are deconvolved on grids of other sizes (2e-6 here)."""
+    padded, plain = jd.deblend(obs, centers), exact(obs, centers)
     fluxes = fluxes_of(plain.blend)
-    np.testing.assert_allclose(flux_of(padded), fluxes, rtol=1e-3, atol=1e-3 * fluxes.max())
-    np.testing.assert_allclose(padded.blend.centers, plain.blend.centers, atol=2e-3)
+    assert flux_of(padded).dtype == fluxes.dtype == np.float64
+    assert padded.n_steps == plain.n_steps
+    np.testing.assert_allclose(flux_of(padded), fluxes, rtol=1e-5)
+    np.testing.assert_allclose(padded.blend.centers, plain.blend.centers, atol=1e-6)
+
+
+def test_padding_changes_the_typical_flux_by_rounding_only():
+    """In single precision, a fit may stop half a window earlier, where rounding decides."""
+    differences = []
+    for seed in range(12):
+        obs, centers = blend(seed, *FRAMES[0])
+        padded, plain = flux_of(jd.deblend(obs, centers)), fluxes_of(exact(obs, centers).blend)
+        differences.append(np.abs(padded / plain - 1).max())
+    assert np.median(differences) < 1e-4
 
 
 render = eqx.filter_jit(jd.render)
