@@ -3,9 +3,10 @@
     python -m benchmarks.scaling --sizes 10 100 1000 10000
 
 The blends have 2 to 10 sources, edges of 30 to 120 pixels and 5 or 6 bands. A pool of them is simulated; the catalog
-goes through the pool again and again, with new noise each time. It is streamed through `jaxdeblend.deblend_stream`,
-first once through the pool, which compiles every program, then at each size. A line of JSON for each size, with the
-memory in use after the 300th blend and at the end.
+goes through the pool again and again, with new noise each time; a catalog shorter than the pool takes blends spread
+evenly over it, from small to large, so that catalogs of all sizes are the same mix. It is streamed through
+`jaxdeblend.deblend_stream`, first once through the pool, which compiles every program, then at each size. A line of
+JSON for each size, with the memory in use after the 300th blend and at the end.
 """
 
 import argparse
@@ -37,11 +38,11 @@ def mixed_pool(n: int, *, seed: int) -> list[Scene]:
     Returns
     -------
     list of Scene
-        The blends.
+        The blends, from small to large.
 
     Examples
     --------
-    >>> [len(scene.bands) for scene in mixed_pool(2, seed=1)]
+    >>> sorted(len(scene.bands) for scene in mixed_pool(2, seed=1))
     [5, 6]
     """
     scenes = []
@@ -51,11 +52,11 @@ def mixed_pool(n: int, *, seed: int) -> list[Scene]:
         edges = np.clip(rng.normal(22 + 9 * n_sources, 5, 2), 30, 120).astype(int)
         shape = (int(edges[0]), int(edges[1]))
         scenes.append(simulate_blend(rng, shape=shape, bands=BANDS[1 - number % 2 :], n_sources=n_sources))
-    return scenes
+    return sorted(scenes, key=lambda scene: scene.images.size * len(scene.centers))
 
 
 def catalog(pool: list[Scene], n: int, *, seed: int) -> Iterator[tuple[jd.Observation, np.ndarray]]:
-    """Blends of the pool in turn, each with noise of its own.
+    """Blends of the pool, each with noise of its own, in any order; a few are spread evenly over it.
 
     Parameters
     ----------
@@ -72,8 +73,9 @@ def catalog(pool: list[Scene], n: int, *, seed: int) -> Iterator[tuple[jd.Observ
         Observation and positions rounded to whole pixels.
     """
     rng = np.random.default_rng(seed)
-    for number in range(n):
-        scene = pool[number % len(pool)]
+    turns = np.arange(n) % len(pool) if n >= len(pool) else (2 * np.arange(n) + 1) * len(pool) // (2 * n)
+    for number in rng.permutation(turns):
+        scene = pool[number]
         noise = rng.standard_normal(scene.images.shape, dtype=np.float32) * np.sqrt(scene.variance)
         obs = jd.Observation(scene.noiseless + noise, scene.variance, scene.psf, bands=scene.bands)
         yield obs, np.round(scene.centers)

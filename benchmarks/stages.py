@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import jaxdeblend as jd
-from jaxdeblend.batch.engine import observation_of
+from jaxdeblend.batch.lanes import observation_of
 from jaxdeblend.batch.plan import Item, pack
 from jaxdeblend.fit.initialize import initialize_arrays
 from jaxdeblend.fit.loop import Problem

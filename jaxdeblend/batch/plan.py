@@ -154,6 +154,11 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
     return packed
 
 
+def lane_of(lanes: PyTree, number: int | AnyArray) -> PyTree:
+    """One lane (or some) of what `pack` makes, or of what comes of it."""
+    return jax.tree.map(lambda array: array[number, ...], lanes)
+
+
 def _kernel_edge(obs: Observation) -> int:
     """The larger of the edges of PSF and difference kernel."""
     return obs.psf.edge if obs.kernel is None else max(obs.psf.edge, obs.kernel.image.shape[-1])

@@ -157,8 +157,7 @@ def fit_arrays(
 ) -> FitResult:
     """The fit as a pure function of arrays, for `jax.vmap` over blends."""
     problem = Problem(blend, obs, optimizer, fixed)
-    state = jax.lax.while_loop(lambda state: ~state.done, lambda state: problem.advance(state), problem.init())
-    return problem.result(state)
+    return problem.result(problem.run())
 
 
 _fit = eqx.filter_jit(fit_arrays)
@@ -219,6 +218,10 @@ class Problem(eqx.Module):
             best_loss=infinity,
             milestones=(start, start),
         )
+
+    def run(self) -> FitState:
+        """State at the end."""
+        return jax.lax.while_loop(lambda state: ~state.done, lambda state: self.advance(state), self.init())
 
     def advance(self, state: FitState) -> FitState:
         """Half a window of steps, after which the fit may stop."""

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdeblend as jd
-from jaxdeblend.batch import engine
+from jaxdeblend.batch import schedule
+from jaxdeblend.batch.plan import Item
+from jaxdeblend.batch.schedule import Limits
 from tests.scenes import fluxes_of, gaussian
 
 OPTIONS = jd.Initialization(max_components=1, passes=1)
@@ -116,7 +118,7 @@ def test_every_blend_comes_back_once_in_order(few):
 
 def test_a_stream_is_read_as_it_goes(few, monkeypatch):
     """Every blend once, the same as in a batch, and never more read than may be held."""
-    monkeypatch.setattr(engine, "READ_AHEAD", 3)
+    monkeypatch.setattr(schedule, "READ_AHEAD", 3)
     blends, results = few
     read, returned = [], []
 
@@ -143,12 +145,60 @@ def test_a_stream_wants_one_error_per_blend(few, errors, message):
         list(jd.deblend_stream(few[0][:2], center_error=errors, options=OPTIONS, optimizer=FEW_STEPS))
 
 
-@pytest.mark.parametrize("lanes", [2, 4])
-def test_lanes_change_nothing(few, monkeypatch, lanes):
-    """On an accelerator several blends share a call; the last one is not full."""
-    monkeypatch.setattr(engine, "_lanes", lambda _: lanes)
-    for again, result in zip(deblend_batch(few[0]), few[1], strict=True):
-        assert_same(again, result)
+@pytest.mark.parametrize("lanes", [2, 8])
+def test_lanes_change_nothing(few, lanes):
+    """Several blends share a call, enter and leave: more than there are lanes, or fewer; one has no source."""
+    blends = [*few[0], (few[0][0][0], [])]
+    *again, empty = deblend_batch(blends, lanes=lanes)
+    for result, alone in zip(again, few[1], strict=True):
+        assert_same(result, alone)
+        assert result.n_steps == alone.n_steps and result.result is alone.result
+    assert len(empty.table()) == 0
+
+
+def test_a_blend_that_needs_many_steps_holds_up_no_other(few):
+    """It stays in its lane while the others come and go."""
+    (obs, centers), (other, others) = few[0][:2]
+    slow = jd.Observation(obs.images, np.full(2, 1e-4), obs.psf, bands=obs.bands), centers
+    fast = jd.Observation(other.images, np.full(2, 1e4), other.psf, bands=other.bands), others
+    optimizer = jd.ProximalAdam(max_steps=60)
+    stream = jd.deblend_stream([slow, *[fast] * 9], options=OPTIONS, optimizer=optimizer, lanes=4)
+    order = [(number, int(result.n_steps)) for number, result in stream]
+    steps = dict(order)
+    assert steps[0] == 60 and max(steps[n] for n in range(1, 10)) <= 20
+    assert [number for number, _ in order].index(0) >= 4
+
+
+def test_lanes_of_a_stream(few):
+    """Blends are returned although no more of their kind come to fill the lanes."""
+    stream = jd.deblend_stream(few[0], options=OPTIONS, optimizer=FEW_STEPS, lanes=8)
+    for number, result in stream:
+        assert_same(result, few[1][number])
+
+
+@pytest.mark.parametrize(("limits", "message"), [({"lanes": 0}, "lanes: got 0"), ({"memory": 0.0}, "memory: got 0.0")])
+def test_bad_limits(few, limits, message):
+    with pytest.raises(ValueError, match=message):
+        deblend_batch(few[0], **limits)
+
+
+def test_memory_limits_how_many_blends_are_fitted_at_a_time(few):
+    bucket = Item.of(*few[0][0], 0.1).bucket
+    assert Limits(lanes=64, memory=3.5 * bucket.memory).lanes_of(bucket) == 3
+    assert Limits(lanes=64, memory=1.0).lanes_of(bucket) == 1
+    for result, alone in zip(deblend_batch(few[0][:3], memory=1.0), few[1], strict=False):
+        assert_same(result, alone)
+
+
+def test_lanes_on_an_accelerator(few, monkeypatch):
+    """As many as there is memory for, but no more than a few blends need."""
+    bucket = Item.of(*few[0][0], 0.1).bucket
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert Limits(memory=1e12).lanes_of(bucket) == 512
+    assert Limits(memory=100.0 * bucket.memory).lanes_of(bucket) == 64
+    assert Limits(memory=1e12, expected={bucket: 9}).lanes_of(bucket) == 16
+    assert Limits(memory=1.0).lanes_of(bucket) == 1
+    assert Limits().lanes_of(bucket) > 1
 
 
 def test_no_blend_and_no_source(few):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdeblend as jd
-from jaxdeblend.batch import engine
+from jaxdeblend.batch import schedule
 from jaxdeblend.batch.plan import Item, pack
 from jaxdeblend.fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, rung
 
@@ -71,7 +71,7 @@ def test_a_blend_beyond_the_ladder_is_announced(caplog):
     large, usual = item((2049, 20), 3).bucket, item((30, 20), 3).bucket
     assert large.beyond_ladder and not usual.beyond_ladder and large.memory > 1e9
     with caplog.at_level(logging.WARNING):
-        engine._announce(usual)
+        schedule._announce(usual)
         assert not caplog.records
-        engine._announce(large)
+        schedule._announce(large)
     assert "edge of 2049 pixels" in caplog.text and "GB" in caplog.text

@@ -1,0 +1,117 @@
+"""What comes back for each blend."""
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import numpy as np
+from astropy.table import QTable
+from jaxtyping import Bool, Float, Int
+
+from ..fit.loop import RESULTS, FitResult
+from ..instrument.host import AnyArray
+from ..measure.photometry import Measurements
+from ..measure.table import table_of
+from ..model.blend import Blend, Stack
+from ..model.prior import CenterPrior
+from .plan import Item
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+
+class Deblended(eqx.Module):
+    """A deblended blend: the fit, and what was measured on it in the same compiled call.
+
+    Attributes
+    ----------
+    fit
+        The fit.
+    measurements
+        Fluxes, errors, shapes and flags, one entry per source.
+    source_models
+        Each source as observed, (source, band, y, x).
+    bands
+        Name of each band.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> result = jd.deblend(obs, [(8.0, 8.0)])
+    >>> len(result.table()), result.model.shape
+    (1, (1, 16, 16))
+    """
+
+    fit: FitResult
+    measurements: Measurements
+    source_models: Float[np.ndarray, "source band y x"]
+    bands: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def model(self) -> Float[np.ndarray, "band y x"]:
+        """The model of all sources as observed."""
+        return self.source_models.sum(axis=0)
+
+    @property
+    def blend(self) -> Blend:
+        """The best blend."""
+        return self.fit.blend
+
+    @property
+    def loss(self) -> Float[AnyArray, " step"]:
+        """Negative log-posterior before each step."""
+        return self.fit.loss
+
+    @property
+    def n_steps(self) -> Int[AnyArray, ""]:
+        """Number of steps made."""
+        return self.fit.n_steps
+
+    @property
+    def status(self) -> Int[AnyArray, ""]:
+        """Value of `RESULTS`."""
+        return self.fit.status
+
+    @property
+    def result(self) -> RESULTS:
+        """The status as a member of `RESULTS`."""
+        return self.fit.result
+
+    @property
+    def converged(self) -> Bool[AnyArray, ""] | np.bool:
+        """Whether the fit stopped by itself."""
+        return self.fit.converged
+
+    def table(self, *, wcs: "WCS | None" = None) -> QTable:
+        """Table of the sources, with the columns of `jaxdeblend.measure`.
+
+        Parameters
+        ----------
+        wcs
+            World coordinates of the observation's pixels; adds the columns ``ra`` and ``dec``.
+        """
+        return table_of(self.measurements, self.bands, wcs=wcs)
+
+
+def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> Deblended:
+    """A blend as it came out of a program, without the padding of sources and pixels."""
+    fit, measurements, models = output
+    n, (height, width) = len(item.centers), item.obs.shape
+    blend = fit.blend
+    stacks = tuple(_trimmed(stack, n) for stack in blend.stacks)
+    prior = CenterPrior(blend.center_prior.mean[:n], blend.center_prior.sigma[:n])
+    trimmed = Blend(blend.centers[:n], prior, stacks, blend.active[:n], (height, width))
+    return Deblended(
+        fit=FitResult(trimmed, fit.loss, fit.n_steps, fit.status),
+        measurements=jax.tree.map(lambda array: array[:n], measurements),
+        source_models=models[:n, :, :height, :width],
+        bands=item.obs.bands,
+    )
+
+
+def _trimmed(stack: Stack, n_sources: int) -> Stack:
+    """Components of real sources; dark ones of these stay."""
+    kept = np.flatnonzero(np.asarray(stack.source) < n_sources)
+    return jax.tree.map(lambda array: array[kept], stack)

@@ -1,0 +1,222 @@
+"""Which blends run when: groups for the calls of programs, and threads that make the calls."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import jax
+
+from ..fit.initialize import Initialization
+from ..fit.ladder import rung
+from ..fit.optimizer import ProximalAdam
+from .lanes import Calls, Lanes, Numbered, Settings
+from .plan import Bucket
+from .result import Deblended
+
+logger = logging.getLogger(__name__)
+
+READ_AHEAD = 256
+"""Most blends that are read before the first of them is returned, or a few times the lanes of an accelerator."""
+
+LANE_COUNTS = (1, 4, 16, 64, 128, 256, 512)
+"""Numbers of lanes of a program on an accelerator."""
+
+UNKNOWN_MEMORY = 2e9
+"""Bytes that blends may take on an accelerator that does not say how much it has."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many blends are fitted at a time.
+
+    Attributes
+    ----------
+    lanes
+        Blends that share a call; None: chosen for the device.
+    memory
+        Bytes that blends may take while they are fitted; None: chosen for the device.
+    expected
+        Number of blends of each bucket, as far as known; few of them get few lanes.
+    group
+        Blends that enter the lanes at a time; None: a part of the lanes, so that the others go on.
+    """
+
+    lanes: int | None = None
+    memory: float | None = None
+    expected: Mapping[Bucket, int] = field(default_factory=dict)
+    group: int | None = None
+
+    def __post_init__(self):
+        if self.lanes is not None and self.lanes < 1:
+            raise ValueError(f"lanes: got {self.lanes}; give the number of blends that share a call, at least 1.")
+        if self.memory is not None and not self.memory > 0:
+            raise ValueError(f"memory: got {self.memory}; give the bytes that blends may take, more than 0.")
+
+    @property
+    def bytes(self) -> float:
+        """Bytes that blends may take."""
+        if self.memory is not None:
+            return self.memory
+        if jax.default_backend() == "cpu":
+            return float("inf")
+        device = jax.local_devices()[0].memory_stats()
+        return 0.5 * device["bytes_limit"] if device else UNKNOWN_MEMORY
+
+    def lanes_of(self, bucket: Bucket) -> int:
+        """Lanes of the program of a bucket."""
+        if self.lanes is not None:
+            return max(1, int(min(self.lanes, self.bytes / bucket.memory)))
+        if jax.default_backend() == "cpu":
+            return 1
+        enough = rung(self.expected.get(bucket, LANE_COUNTS[-1]), LANE_COUNTS)
+        return max(count for count in LANE_COUNTS if count == 1 or count <= min(enough, self.bytes / bucket.memory))
+
+
+class Schedule:
+    """Blends on their way through the programs.
+
+    Blends of one bucket are collected until they are a group for a call. The first call of a program, which compiles
+    it, is the only one of its kind until it is done.
+
+    Parameters
+    ----------
+    options
+        Constraints, priors, numbers of components.
+    optimizer
+        Settings of the optimizer.
+    limits
+        How many blends are fitted at a time.
+    """
+
+    def __init__(self, options: Initialization | None, optimizer: ProximalAdam | None, limits: Limits):
+        self.options = Initialization() if options is None else options
+        self.optimizer = ProximalAdam() if optimizer is None else optimizer
+        self.limits = limits
+        self.programs: dict[Bucket, Calls | Lanes] = {}
+        self.compiled: set[Bucket] = set()
+        self.filling: dict[Bucket, list[Numbered]] = {}
+        self.ready: list[tuple[Bucket, list[Numbered]]] = []
+        self.running: dict[Future[list[tuple[int, Deblended]]], Bucket] = {}
+        self.held = 0
+        self.ahead = READ_AHEAD if limits.lanes is None and jax.default_backend() == "cpu" else 16 * LANE_COUNTS[-1]
+        self.workers = _workers()
+
+    def run(self, numbered: Iterable[Numbered]) -> Iterator[tuple[int, Deblended]]:
+        """Numbers and results as they finish."""
+        source, as_here = iter(numbered), _settings_of_this_thread()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="jaxdeblend") as pool:
+            try:
+                while True:
+                    exhausted = self._read(source)
+                    self._send_incomplete(exhausted)
+                    self._submit(pool, as_here)
+                    if not self.running:
+                        return
+                    yield from self._finished()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read(self, source: Iterator[Numbered]) -> bool:
+        """Sort blends into groups; whether there are no more."""
+        for number, item in source:
+            group = self.filling.setdefault(item.bucket, [])
+            group.append((number, item))
+            self.held += 1
+            if len(group) == self._program(item.bucket).group:
+                self.ready.append((item.bucket, self.filling.pop(item.bucket)))
+            if self.held >= self.ahead:
+                return False
+        return True
+
+    def _program(self, bucket: Bucket) -> Calls | Lanes:
+        if bucket not in self.programs:
+            lanes = self.limits.lanes_of(bucket)
+            settings = Settings(self.options, self.optimizer, bucket.stamp_edge)
+            self.programs[bucket] = (
+                Calls(bucket, settings) if lanes == 1 else Lanes(bucket, lanes, settings, self.limits.group)
+            )
+        return self.programs[bucket]
+
+    def _send_incomplete(self, exhausted: bool) -> None:
+        """Groups that will get no more company, and lanes that nobody enters, go on as they are."""
+        if exhausted or not (self.ready or self.running):
+            self.ready += self.filling.items()
+            self.filling.clear()
+        if exhausted or not (self.ready or self.running):
+            busy = {*self.running.values(), *(bucket for bucket, _ in self.ready)}
+            self.ready += [
+                (bucket, []) for bucket, program in self.programs.items() if bucket not in busy and program.inside
+            ]
+
+    def _submit(self, pool: ThreadPoolExecutor, settings: Callable[[], AbstractContextManager[None]]) -> None:
+        """Make the calls that can be made now."""
+
+        def call(bucket: Bucket, group: list[Numbered]) -> list[tuple[int, Deblended]]:
+            with settings():
+                return self.programs[bucket].call(group)
+
+        waiting = []
+        for bucket, group in self.ready:
+            if self._may_run(bucket):
+                if bucket not in self.compiled:
+                    _announce(bucket)
+                self.running[pool.submit(call, bucket, group)] = bucket
+            else:
+                waiting.append((bucket, group))
+        self.ready = waiting
+
+    def _may_run(self, bucket: Bucket) -> bool:
+        running, program = list(self.running.values()), self.programs[bucket]
+        if bucket in running and (bucket not in self.compiled or not program.side_by_side):
+            return False
+        compiling = sum(other not in self.compiled for other in running)
+        if bucket not in self.compiled and 2 * compiling >= self.workers:
+            return False
+        memory = program.memory + sum(self.programs[other].memory for other in running)
+        return not running or (len(running) < 2 * self.workers and memory <= self.limits.bytes)
+
+    def _finished(self) -> Iterator[tuple[int, Deblended]]:
+        """Results of the calls that end next."""
+        for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+            self.compiled.add(self.running.pop(future))
+            results = future.result()
+            self.held -= len(results)
+            yield from results
+
+
+def _announce(bucket: Bucket) -> None:
+    """Say what is compiled, aloud if it is for one blend alone."""
+    logger.debug("compiling %s", bucket)
+    if bucket.beyond_ladder:
+        logger.warning(
+            "a blend of %d sources, %d bands and an edge of %d pixels is larger than the ladder of programs: one is "
+            "compiled for it alone, and it takes about %.1f GB of memory",
+            bucket.n_sources,
+            bucket.n_bands,
+            bucket.image_edge,
+            bucket.memory / 1e9,
+        )
+
+
+def _workers() -> int:
+    """Threads that make calls: two for each core of a CPU, for an accelerator two, half of which pack and unpack."""
+    if jax.default_backend() != "cpu":
+        return 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 * cores
+
+
+def _settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:
+    """What makes another thread compute as this one: JAX keeps precision and device for each thread."""
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    @contextmanager
+    def settings() -> Iterator[None]:
+        with jax.enable_x64(x64), jax.default_device(device):
+            yield
+
+    return settings
