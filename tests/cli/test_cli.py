@@ -238,7 +238,8 @@ def test_the_process_exits_with_the_code():
 def test_signals_leave_nothing(signal_sent, code, images, tmp_path):
     out = tmp_path / "out"
     script = (
-        "import sys, time\nimport jaxdeblend.cli.work as work\nfrom jaxdeblend.cli import main\n"
+        "import signal, sys, time\nimport jaxdeblend.cli.work as work\nfrom jaxdeblend.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell has background jobs ignore it
         "work.deblend_catalog = lambda *_, **__: time.sleep(120)\n"
         f"sys.argv = ['jaxdeblend', *{['deblend', *images, '-o', str(out)]!r}]\nmain()"
     )
