@@ -1,6 +1,6 @@
 """How much faster than another deblender, on the same blends in the same run; one JSON line.
 
-    python3 -m venv /tmp/peers && /tmp/peers/bin/pip install scarlet2
+    python3 -m venv .venv-peers && .venv-peers/bin/pip install scarlet2
     python -m benchmarks.peers
     python -m benchmarks.peers --python /path/to/bin/python --adapter /path/to/peers_other.py
 
@@ -108,7 +108,7 @@ def run_peer(cases: list[Case], *, python: str | os.PathLike, adapter: str | os.
         If the interpreter is missing, or the adapter fails or writes something else than the above.
     """
     name = pathlib.Path(adapter).stem.removeprefix("peers_")
-    recipe = f"python3 -m venv /tmp/peers && /tmp/peers/bin/pip install {name}"
+    recipe = f"python3 -m venv .venv-peers && .venv-peers/bin/pip install {name}"
     with tempfile.TemporaryDirectory() as folder:
         blends, output = pathlib.Path(folder) / "in.npz", pathlib.Path(folder) / "out.npz"
         write_blends(blends, cases)
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="mixed100", help="name of a set in ../shared/data, or a path")
     parser.add_argument("--blends", type=int, default=12, help="how many blends, evenly over the set")
-    parser.add_argument("--python", default="/tmp/peers/bin/python", help="Python of the peer's environment")
+    parser.add_argument("--python", default=".venv-peers/bin/python", help="Python of the peer's environment")
     parser.add_argument("--adapter", default=ADAPTER, help="script that runs the peer")
     parser.add_argument("--repeat", type=int, default=5, help="how often jaxdeblend is run after it is compiled")
     arguments = parser.parse_args(argv)

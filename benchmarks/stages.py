@@ -7,6 +7,7 @@ they are compiled together, so the parts need not add up to the whole.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 
@@ -98,9 +99,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="btk_lsst_dev", help="name of a set in ../shared/data, or a path")
     parser.add_argument("--blend", type=int, default=0, help="number of the blend")
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of a table, in milliseconds")
     arguments = parser.parse_args(argv)
     case = load_cases(find(arguments.set))[arguments.blend]
-    print(f"{case.obs.shape} pixels, {len(case.obs.bands)} bands, {len(case.centers)} sources")
+    height, width = case.obs.shape
+    if arguments.json:
+        about = {"set": arguments.set, "shape": f"{height} × {width}", "sources": len(case.centers)}
+        print(json.dumps(about | {name: round(1e3 * seconds, 3) for name, seconds in stages(case).items()}))
+        return
+    print(f"{height} × {width} pixels, {len(case.obs.bands)} bands, {len(case.centers)} sources")
     for name, seconds in stages(case).items():
         print(f"{name:12s} {1e3 * seconds:8.3f} ms")
 
