@@ -10,6 +10,7 @@ the other files as they are. A benchmark whose data or peer is not there is left
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -45,10 +46,10 @@ def run(name: str, arguments: list[list[str]], folder: pathlib.Path) -> None:
         Where ``NAME.jsonl`` goes; it is not written if a run fails.
     """
     lines = []
+    one_core = ["taskset", "-c", "0"] if name == "stages" and shutil.which("taskset") else []
     for each in arguments:
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", *each], capture_output=True, text=True, check=False
-        )
+        command = [*one_core, sys.executable, "-m", f"benchmarks.{name}", *each]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name} {' '.join(each)}: left out; {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
             return

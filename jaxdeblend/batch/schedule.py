@@ -150,6 +150,8 @@ class Schedule:
             self.ready += [
                 (bucket, []) for bucket, program in self.programs.items() if bucket not in busy and program.inside
             ]
+        if exhausted:  # the largest first, so that no core is left alone with one at the end
+            self.ready.sort(key=lambda job: (job[0] in self.compiled, -job[0].cost))
 
     def _submit(self, pool: ThreadPoolExecutor, settings: Callable[[], AbstractContextManager[None]]) -> None:
         """Make the calls that can be made now."""

@@ -145,11 +145,10 @@ def test_a_stream_wants_one_error_per_blend(few, errors, message):
         list(jd.deblend_stream(few[0][:2], center_error=errors, options=OPTIONS, optimizer=FEW_STEPS))
 
 
-@pytest.mark.parametrize("lanes", [2, 8])
-def test_lanes_change_nothing(few, lanes):
-    """Several blends share a call, enter and leave: more than there are lanes, or fewer; one has no source."""
+def test_lanes_change_nothing(few):
+    """Several blends share a call, enter and leave, more than there are lanes; one has no source."""
     blends = [*few[0], (few[0][0][0], [])]
-    *again, empty = deblend_batch(blends, lanes=lanes)
+    *again, empty = deblend_batch(blends, lanes=8)
     for result, alone in zip(again, few[1], strict=True):
         assert_same(result, alone)
         assert result.n_steps == alone.n_steps and result.result is alone.result
@@ -262,9 +261,9 @@ def test_bad_positions():
 FRAME = (58, 50), 7, 13
 
 
-def exact(obs, centers):
+def exact(obs, centers, options=None, optimizer=None):
     """The same blend without any padding: its own frame, PSF and number of sources."""
-    return jd.fit(jd.initialize(obs, centers), obs)
+    return jd.fit(jd.initialize(obs, centers, options=options), obs, optimizer)
 
 
 @given(seed=st.integers(0, 1000))
@@ -295,11 +294,11 @@ def check_padding(obs, centers):
 
 
 def test_padding_changes_the_typical_flux_by_rounding_only():
-    """In single precision, a fit may stop half a window earlier, where rounding decides."""
+    """In single precision."""
     differences = []
     for seed in range(12):
-        obs, centers = blend(seed, *FRAME)
-        padded, plain = flux_of(jd.deblend(obs, centers)), fluxes_of(exact(obs, centers).blend)
+        obs, centers = blend(seed, (27, 20), 3, 11)
+        padded, plain = flux_of(deblend(obs, centers)), fluxes_of(exact(obs, centers, OPTIONS, FEW_STEPS).blend)
         differences.append(np.abs(padded / plain - 1).max())
     assert np.median(differences) < 1e-4
 

@@ -25,7 +25,7 @@ def test_throughput_prints_a_line(path, capsys):
 def test_stages_prints_a_table(path, capsys):
     stages.main(["--set", str(path)])
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head == "(32, 32) pixels, 5 bands, 2 sources"
+    assert head == "32 × 32 pixels, 5 bands, 2 sources"
     times = {row.split()[0]: float(row.split()[1]) for row in rows}
     assert {"initialize", "step", "convolution", "placing", "measure"} <= set(times)
     assert all(seconds > 0 for seconds in times.values())
