@@ -32,7 +32,7 @@ import numpy as np
 import jaxdeblend as jd
 
 from .data import find
-from .ragged import Case, load_cases
+from .ragged import Case, flux_error, load_cases
 from .throughput import deblend_all
 
 ADAPTER = pathlib.Path(__file__).with_name("peers_scarlet2.py")
@@ -137,18 +137,6 @@ def _read(path: pathlib.Path, cases: list[Case]) -> dict:
         if flux.shape != case.truth.shape:
             raise ValueError(f"{name}_flux has shape {flux.shape} instead of {case.truth.shape}")
     return result
-
-
-def flux_error(cases: list[Case], fluxes: list[np.ndarray], *, snr_min: float) -> float:
-    """Median relative error of the flux in the i band, or the middle one, of sources above an S/N; lost ones count."""
-    errors = []
-    for case, flux in zip(cases, fluxes, strict=True):
-        bands = case.obs.bands
-        b = bands.index("i") if "i" in bands else len(bands) // 2
-        bright = case.snr[:, b] > snr_min
-        error = np.abs(flux[bright, b] / case.truth[bright, b] - 1)
-        errors.append(np.where(np.isfinite(error), error, np.inf))
-    return float(np.median(np.concatenate(errors)))
 
 
 def measure(

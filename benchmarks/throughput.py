@@ -91,7 +91,7 @@ def measure(cases: list[Case], *, repeat: int = 1) -> dict:
         "fft_floor_s": round(floor, 3),
         "over_floor": round(run / floor, 2),
         "steps_median": float(np.median([int(result.n_steps) for result in results])),
-        "flux_error_snr20": round(flux_error(cases, results, snr_min=20.0), 4),
+        "flux_error_snr20": round(flux_error(cases, [result.measurements.flux for result in results], snr_min=20.0), 4),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "statuses": {status.name: sum(result.result is status for result in results) for status in jd.RESULTS},
         "device": f"{device.platform} {device.device_kind}",

@@ -19,13 +19,16 @@ from .result import Deblended
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 256
-"""Most blends that are read before the first of them is returned, or a few times the lanes of an accelerator."""
+"""Most blends that are read before the first of them is returned, where each call takes one."""
 
 LANE_COUNTS = (1, 4, 16, 64, 128, 256, 512)
 """Numbers of lanes of a program on an accelerator."""
 
-UNKNOWN_MEMORY = 2e9
-"""Bytes that blends may take on an accelerator that does not say how much it has."""
+LANES_AHEAD = 16 * LANE_COUNTS[-1]
+"""Most blends that are read before the first of them is returned, where calls have lanes: enough for all programs."""
+
+UNKNOWN_MEMORY = 4e9
+"""Bytes of an accelerator that does not say how much memory it has; blends may take half."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Limits:
             return self.memory
         if jax.default_backend() == "cpu":
             return float("inf")
-        device = jax.local_devices()[0].memory_stats()
-        return 0.5 * device["bytes_limit"] if device else UNKNOWN_MEMORY
+        known = jax.local_devices()[0].memory_stats() or {}
+        return known.get("bytes_limit", UNKNOWN_MEMORY) / 2
 
     def lanes_of(self, bucket: Bucket) -> int:
         """Lanes of the program of a bucket."""
@@ -101,7 +104,7 @@ class Schedule:
         self.ready: list[tuple[Bucket, list[Numbered]]] = []
         self.running: dict[Future[list[tuple[int, Deblended]]], Bucket] = {}
         self.held = 0
-        self.ahead = READ_AHEAD if limits.lanes is None and jax.default_backend() == "cpu" else 16 * LANE_COUNTS[-1]
+        self.ahead = READ_AHEAD if limits.lanes is None and jax.default_backend() == "cpu" else LANES_AHEAD
         self.workers = _workers()
 
     def run(self, numbered: Iterable[Numbered]) -> Iterator[tuple[int, Deblended]]:
@@ -121,15 +124,17 @@ class Schedule:
 
     def _read(self, source: Iterator[Numbered]) -> bool:
         """Sort blends into groups; whether there are no more."""
-        for number, item in source:
-            group = self.filling.setdefault(item.bucket, [])
-            group.append((number, item))
+        while self.held < self.ahead:
+            entry = next(source, None)
+            if entry is None:
+                return True
             self.held += 1
-            if len(group) == self._program(item.bucket).group:
-                self.ready.append((item.bucket, self.filling.pop(item.bucket)))
-            if self.held >= self.ahead:
-                return False
-        return True
+            bucket = entry[1].bucket
+            group = self.filling.setdefault(bucket, [])
+            group.append(entry)
+            if len(group) == self._program(bucket).group:
+                self.ready.append((bucket, self.filling.pop(bucket)))
+        return False
 
     def _program(self, bucket: Bucket) -> Calls | Lanes:
         if bucket not in self.programs:

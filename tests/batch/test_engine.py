@@ -116,9 +116,11 @@ def test_every_blend_comes_back_once_in_order(few):
         assert moved.max() < 2.0
 
 
-def test_a_stream_is_read_as_it_goes(few, monkeypatch):
-    """Every blend once, the same as in a batch, and never more read than may be held."""
+@pytest.mark.parametrize("lanes", [None, 8])
+def test_a_stream_is_read_as_it_goes(few, monkeypatch, lanes):
+    """Every blend once, the same as in a batch, and never more read than may be held, also if that fills no lanes."""
     monkeypatch.setattr(schedule, "READ_AHEAD", 3)
+    monkeypatch.setattr(schedule, "LANES_AHEAD", 3)
     blends, results = few
     read, returned = [], []
 
@@ -127,7 +129,7 @@ def test_a_stream_is_read_as_it_goes(few, monkeypatch):
             read.append(number)
             yield one
 
-    for number, result in jd.deblend_stream(source(), options=OPTIONS, optimizer=FEW_STEPS):
+    for number, result in jd.deblend_stream(source(), options=OPTIONS, optimizer=FEW_STEPS, lanes=lanes):
         assert len(read) - len(returned) <= 3
         returned.append(number)
         assert_same(result, results[number])
@@ -166,13 +168,6 @@ def test_a_blend_that_needs_many_steps_holds_up_no_other(few):
     steps = dict(order)
     assert steps[0] == 60 and max(steps[n] for n in range(1, 10)) <= 20
     assert [number for number, _ in order].index(0) >= 4
-
-
-def test_lanes_of_a_stream(few):
-    """Blends are returned although no more of their kind come to fill the lanes."""
-    stream = jd.deblend_stream(few[0], options=OPTIONS, optimizer=FEW_STEPS, lanes=8)
-    for number, result in stream:
-        assert_same(result, few[1][number])
 
 
 @pytest.mark.parametrize(("limits", "message"), [({"lanes": 0}, "lanes: got 0"), ({"memory": 0.0}, "memory: got 0.0")])

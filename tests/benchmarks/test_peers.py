@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
-from benchmarks.ragged import Case
+from benchmarks.ragged import Case, flux_error
 from jaxdeblend import Observation
 from jaxdeblend.simulate import simulate_blend
 
@@ -76,8 +76,8 @@ def test_what_cannot_be_told_is_null(tmp_path, cases):
 
 def test_lost_sources_count(cases):
     lost = [np.full_like(case.truth, np.nan) for case in cases]
-    assert peers.flux_error(cases, [cases[0].truth, lost[1]], snr_min=20.0) == np.inf
-    assert peers.flux_error(cases, [cases[0].truth, cases[1].truth], snr_min=20.0) == 0
+    assert flux_error(cases, [cases[0].truth, lost[1]], snr_min=20.0) == np.inf
+    assert flux_error(cases, [cases[0].truth, cases[1].truth], snr_min=20.0) == 0
 
 
 def test_a_missing_environment_is_named(tmp_path, cases):
