@@ -18,7 +18,7 @@ demo: $(VENV)/.installed-run ## deblend a simulated field; pictures and catalog 
 
 test: lint docs ## everything that a change must pass
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q tests/ops tests/instrument
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 lint: $(VENV)/.installed-dev ## style, types and the architecture
 	$(BIN)/ruff check .
