@@ -15,6 +15,11 @@ from ..model.blend import Blend
 from ..model.parameter import fitted
 from .likelihood import log_posterior
 from .optimizer import ProximalAdam
+from .render import render
+
+
+SLOWEST = 0.95
+"""Largest ratio of the gain in half a window to that in the one before that an end of the fit is estimated with."""
 
 
 class RESULTS(enum.IntEnum):
@@ -99,7 +104,9 @@ class Milestone(eqx.Module):
 
     def passed(self, loss: Float[Array, ""]) -> "Milestone":
         """The same after one step more."""
-        return Milestone(self.parameters, self.loss, jnp.minimum(self.lowest, loss))
+        own = jnp.isinf(self.loss)  # at the start: nothing is known before the first step
+        lowest = jnp.where(own, self.lowest, jnp.minimum(self.lowest, loss))
+        return Milestone(self.parameters, jnp.where(own, loss, self.loss), lowest)
 
 
 def fit(
@@ -178,6 +185,8 @@ class Problem(eqx.Module):
         All other arrays of the blend.
     steps
         Step size of every fitted array.
+    curvature
+        What a step of all parameters does to the gradient of each, in units of its step.
     rms
         Background noise of each band.
     """
@@ -187,6 +196,7 @@ class Problem(eqx.Module):
     initial: Blend
     fixed: Blend
     steps: Blend
+    curvature: Blend
     rms: Float[Array, " band"]
 
     def __init__(
@@ -202,6 +212,7 @@ class Problem(eqx.Module):
             steps = eqx.tree_at(fixed, steps, replace_fn=lambda _: None)
         self.initial, self.fixed = eqx.partition(blend.project(self.rms), fitted(steps))
         self.steps = steps
+        self.curvature = self._curvature()
 
     def init(self) -> FitState:
         """State before the first step."""
@@ -235,7 +246,9 @@ class Problem(eqx.Module):
     def step(self, state: FitState) -> FitState:
         """One step: gradient, ADAM, projection."""
         loss, gradients = self.gradient(state.parameters)
-        changes, optimizer = self.optimizer.update(gradients, state.optimizer, self.steps, state.n_steps)
+        changes, optimizer = self.optimizer.update(
+            gradients, state.optimizer, self.steps, self.curvature, state.n_steps
+        )
         blend = eqx.combine(eqx.apply_updates(state.parameters, changes), self.fixed).project(self.rms)
         better = loss < state.best_loss
         return FitState(
@@ -254,17 +267,31 @@ class Problem(eqx.Module):
         """Negative log-posterior and its gradient."""
         return jax.value_and_grad(lambda p: -log_posterior(eqx.combine(p, self.fixed), self.obs))(parameters)
 
-    def _settled(self, state: FitState) -> Bool[Array, ""]:
-        """Whether the best loss and the parameters at it changed little since the window began.
+    def _curvature(self) -> Blend:
+        """|α Jᵀ W J α| of the model's derivatives J, weights W and step sizes α."""
+        model, derivative = jax.linearize(lambda p: render(eqx.combine(p, self.fixed), self.obs), self.initial)
+        del model
+        (bound,) = jax.linear_transpose(derivative, self.initial)(self.obs.weights * derivative(self.steps))
+        return jax.tree.map(lambda step, c: jnp.abs(step * c), self.steps, bound)
 
-        Not so while the loss is still above the best: from a good start the first steps lead uphill, and back.
+    def _settled(self, state: FitState) -> Bool[Array, ""]:
+        """Whether the best loss has little left to gain, and the parameters at it changed little in the last window.
+
+        Gains that shrink by ρ from one half of a window to the next, Δ' = ρ Δ, leave Δ' ρ / (1 - ρ) for all the
+        following. Not so if the loss was above the best all the time (in the first window, its second half): from a
+        good start the first steps may lead uphill.
         """
+        middle, began = state.milestones
+        before, after = began.loss - middle.loss, middle.loss - state.best_loss
+        ratio = jnp.clip(after / jnp.where(before > 0, before, 1.0), 0.0, SLOWEST)
+        remaining = after * jnp.maximum(1.0, jnp.where(before > 0, ratio, SLOWEST) / (1 - ratio))
         expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
         small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
-        began = state.milestones[1]
         movement = _movement(state.best_parameters, began.parameters, self.steps)
-        still = (began.loss - state.best_loss <= small) & (movement <= self.optimizer.step_tolerance)
-        return still & (began.lowest - state.best_loss <= small)
+        window = self.optimizer.window
+        lowest = jnp.where(state.n_steps > window, began.lowest, middle.lowest)
+        still = (remaining <= small) & (lowest - state.best_loss <= small)
+        return still & (movement <= self.optimizer.step_tolerance) & (state.n_steps >= window)
 
     def result(self, state: FitState) -> FitResult:
         """What is returned at the end."""

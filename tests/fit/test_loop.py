@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import jaxdeblend as jd
+from jaxdeblend.fit.loop import Problem
 from tests.scenes import CENTERS, FLUXES, PSF_SIGMA, SHAPE, fluxes_of, gaussian, observe, sky
 
 
@@ -102,26 +104,51 @@ def star_fit(start=0.5 * FLUX, optimizer=None, **options):
 
 
 def test_the_fit_passes_turning_points_and_stops_by_itself():
-    result = star_fit(optimizer=jd.ProximalAdam(max_steps=400, learning_rate=3.0, decay=1e6))
+    result = star_fit(optimizer=jd.ProximalAdam(max_steps=400, learning_rate=3.0, decay=1e6, b1=0.9, curvature=0.0))
     n_steps = int(result.n_steps)
     loss = np.asarray(result.loss)[:n_steps]
     turning = np.flatnonzero(np.diff(loss) > 0)
     assert result.result is jd.RESULTS.CONVERGED and bool(result.converged)
     assert n_steps < 400 and n_steps % 5 == 0
-    assert turning[0] + 10 < n_steps, "the loss rose after this step; a look at two successive losses stops here"
+    assert turning[0] + 5 < n_steps, "the loss rose after this step; a look at two successive losses stops here"
     np.testing.assert_allclose(fluxes_of(result.blend), FLUX, rtol=5e-3)
 
 
-def test_a_good_start_is_left_and_found_again():
-    """From the best model of bright sources the first steps lead uphill; there the fit must not stop."""
+@pytest.fixture(scope="module")
+def bright():
     noise = np.random.default_rng(3).normal(size=(2, *SHAPE))
     obs, first = fitted(sky(fluxes=1e3 * FLUXES) + noise)
-    again = jd.fit(first.blend, obs)
+    signs_only = jd.ProximalAdam(curvature=0.0, b1=0.9, eps=0.1)
+    return obs, jd.fit(first.blend, obs), jd.fit(first.blend, obs, signs_only)
+
+
+def test_a_good_start_is_left_and_found_again(bright):
+    """From the best model of bright sources the first steps of ADAM alone lead uphill; there the fit must not stop."""
+    obs, _, again = bright
     n_steps = int(again.n_steps)
     loss = np.asarray(again.loss)[:n_steps]
     small = 1e-3 * max(loss.min(), obs.images.size / 2)
     assert loss[1:11].max() > loss[0] + 100 * small, "this scene should lead uphill"
     assert again.result is jd.RESULTS.MAX_STEPS or loss[-10:].min() <= loss.min() + small
+
+
+def test_curvatures_keep_a_good_start(bright):
+    _, kept, lost = (np.asarray(getattr(result, "loss", None)) for result in bright)
+    assert kept[1:11].max() - kept[0] < 0.05 * (lost[1:11].max() - lost[0])
+
+
+def test_the_bound_on_the_curvature_holds():
+    """αᵀ c covers the largest eigenvalue of the Gauss-Newton matrix in units of the steps, by all of its eigenvectors."""
+    obs = observe(sky(), 1.0)
+    blend = jd.Blend.of([jd.PointSource(c, f) for c, f in zip(CENTERS, FLUXES, strict=True)], frame=obs.shape)
+    problem = Problem(blend, obs, jd.ProximalAdam())
+    steps, bound = (ravel_pytree(tree)[0] for tree in (problem.steps, problem.curvature))
+    vector, back = ravel_pytree(problem.initial)
+    jacobian = jax.jacobian(lambda v: jd.render(eqx.combine(back(v), problem.fixed), problem.obs).reshape(-1))(vector)
+    scaled = jacobian * steps[None] * jnp.sqrt(problem.obs.weights.reshape(-1, 1))
+    free = np.asarray(steps > 0)
+    hessian = np.asarray(scaled.T @ scaled)[np.ix_(free, free)]
+    assert np.linalg.eigvalsh(np.diag(np.asarray(bound)[free]) - hessian).min() > -1e-4 * hessian.max()
 
 
 def test_statuses():

@@ -14,12 +14,13 @@ def test_bad_options(options, message):
         jd.ProximalAdam(**options)
 
 
-def trajectory(gradients, steps, **options):
+def trajectory(gradients, steps, c=0.0, **options):
     optimizer = jd.ProximalAdam(**options)
     state = optimizer.init(steps)
+    curvatures = jnp.broadcast_to(jnp.asarray(c, dtype=float), steps.shape)
     changes = []
     for number, gradient in enumerate(gradients):
-        change, state = optimizer.update(gradient, state, steps, jnp.asarray(number))
+        change, state = optimizer.update(gradient, state, steps, curvatures, jnp.asarray(number))
         changes.append(change)
     return np.array(changes)
 
@@ -44,10 +45,24 @@ def test_what_the_data_do_not_see_hardly_moves():
     np.testing.assert_allclose(change, -1e-3, rtol=2e-3)
 
 
+def test_a_small_gradient_makes_a_newton_step():
+    """Of L = 1/2 h x² in units of a step α: u = α² h x, c = α² h, and the Newton step is -x."""
+    h, x, alpha = 4e6, 1e-3, jnp.array([0.1])
+    curvature = alpha**2 * h
+    change = trajectory([jnp.array([h * x])], alpha, curvature, first_step=1.0, curvature=1.0)
+    np.testing.assert_allclose(change, -x, rtol=0.01)
+
+
+def test_the_share_of_the_curvature_fades():
+    gradients, alpha, c = [jnp.array([1.0])] * 6, jnp.array([1.0]), 1e4
+    change = trajectory(gradients, alpha, c, first_step=1.0, curvature=0.5, fading=5.0, decay=1e9)
+    np.testing.assert_allclose(change[:, 0], -(1 + np.arange(6) / 5) / (0.5 * c), rtol=1e-3)
+
+
 def test_units_do_not_matter(rng):
     """Parameters in units u times smaller: gradients are u times smaller, steps and changes u times larger."""
     gradients = jnp.asarray(rng.normal(size=(6, 4)), dtype=float)
     scale = jnp.array([1e-4, 1.0, 1e3, 1e6])
-    plain = trajectory(gradients, jnp.ones(4))
-    scaled = trajectory(gradients / scale[None], scale)
+    plain = trajectory(gradients, jnp.ones(4), 3.0)
+    scaled = trajectory(gradients / scale[None], scale, 3.0)
     np.testing.assert_allclose(scaled / np.asarray(scale), plain, rtol=1e-4)
