@@ -17,7 +17,6 @@ from .likelihood import log_posterior
 from .optimizer import ProximalAdam
 from .render import render
 
-
 SLOWEST = 0.95
 """Largest ratio of the gain in half a window to that in the one before that an end of the fit is estimated with."""
 

@@ -10,21 +10,21 @@ from jaxtyping import Array, Float, PyTree
 class ProximalAdam(eqx.Module):
     """Settings of the proximal ADAM (Melchior, Joseph & Moolekamp 2019, arXiv:1910.10094) with curvatures.
 
-    With α the step size of a parameter x, u = α ∂L/∂x the gradient of the negative log-posterior in units of it, m and v
-    the (bias-corrected) moments of u, and c what happens to u when every parameter makes a step of one,
+    With α the step size of a parameter x, u = α ∂L/∂x the gradient of the negative log-posterior in units of it, m and
+    v the (bias-corrected) moments of u, and c what happens to u when every parameter makes a step of one,
 
         x <- project(x - α m / (√v / r + κ c + ε)).
 
-    Where gradients are large, this is ADAM with steps of r α. Where they are small against the curvature, as in a bright
-    source that is nearly right, it is a damped Newton step: ADAM alone, which knows the sign only, would first run away
-    from a good start, and need ten steps to come back. No parameter can move all others by more than c, so c bounds the
-    curvature in every direction if models grow with every parameter (for κ = 1, as in a multiplicative update), and it
-    costs one gradient. Most directions are far less curved, hence a small κ; and it fades as κ = κ₀ / (1 + n / f) with
-    the number n of steps, while the moments learn how gradients change.
+    Where gradients are large, this is ADAM with steps of r α. Where they are small against the curvature, as in a
+    bright source that is nearly right, it is a damped Newton step: ADAM alone, which knows the sign only, would first
+    run away from a good start, and need ten steps to come back. If models grow with every parameter, c bounds the
+    curvature in every direction (κ = 1 then never overshoots, as in a multiplicative update), and it costs one
+    gradient. Most directions are far less curved, hence a small κ; and it fades as κ = κ₀ / (1 + n / f) with the number
+    n of steps, while the moments learn how gradients change.
 
-    Neither flux units nor the choice of parameters matter. The projection is the model's own and Euclidean: it acts on a
-    source as a whole after the step, not leaf by leaf and not in the metric of the step. The first step, for which ADAM
-    knows only a sign, is damped.
+    Neither flux units nor the choice of parameters matter. The projection is the model's own and Euclidean: it acts on
+    a source as a whole after the step, not leaf by leaf and not in the metric of the step. The first step, for which
+    ADAM knows only a sign, is damped.
 
     Steps shorten as r = r₀ / (1 + n / d) with their number n, because the projection keeps ADAM from settling: with a
     constant rate the loss of a bright blend goes up and down by more than it still has to fall, and fits do not end by
@@ -110,6 +110,7 @@ class ProximalAdam(eqx.Module):
         scaled = jax.tree.map(lambda gradient, step: gradient * step, gradients, steps)
         with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
             _, state = self._moments().update(scaled, state)
+            assert isinstance(state, optax.ScaleByAdamState)  # what _moments keeps
             mean = optax.tree.bias_correction(state.mu, self.b1, state.count)
             square = optax.tree.bias_correction(state.nu, self.b2, state.count)
         number = number.astype(self.decay.dtype)

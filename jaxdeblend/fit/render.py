@@ -65,10 +65,18 @@ def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band 
 def render_terms(blend: Blend, obs: Observation) -> tuple[Float[Array, "_ _ band y x"], ...]:
     """Every term of every component as observed if its spectrum were 1 in all bands, one array for each stack.
 
-    What sources look like, and what their fluxes are worth, are sums over these.
+    What sources look like, and what their fluxes are worth, are sums over these. Padding is dark.
     """
+
+    def one(component: tuple[Array, Array]) -> Array:
+        frames, lit = component
+        observed = jax.eval_shape(lambda cube: obs.convolve(cube), frames)
+        dark = jnp.zeros(observed.shape, observed.dtype)
+        return jax.lax.cond(lit, lambda cube: obs.convolve(cube), lambda _: dark, frames)
+
     # one component after the other: what a cache holds
-    terms = (jax.lax.map(obs.convolve, frames[:, :, None]) for frames in blend.frames(obs.extent, obs.margin))
+    frames = blend.frames(obs.extent, obs.margin)
+    terms = (jax.lax.map(one, (f[:, :, None], stack.active)) for f, stack in zip(frames, blend.stacks, strict=True))
     # bands may share one PSF
     return tuple(jnp.broadcast_to(models, (*models.shape[:2], *obs.images.shape)) for models in terms)
 

@@ -138,7 +138,7 @@ def test_curvatures_keep_a_good_start(bright):
 
 
 def test_the_bound_on_the_curvature_holds():
-    """αᵀ c covers the largest eigenvalue of the Gauss-Newton matrix in units of the steps, by all of its eigenvectors."""
+    """diag(c) minus the Gauss-Newton matrix, in units of the steps, has no negative eigenvalue."""
     obs = observe(sky(), 1.0)
     blend = jd.Blend.of([jd.PointSource(c, f) for c, f in zip(CENTERS, FLUXES, strict=True)], frame=obs.shape)
     problem = Problem(blend, obs, jd.ProximalAdam())
