@@ -17,6 +17,9 @@ from .likelihood import log_posterior
 from .optimizer import ProximalAdam
 from .render import render
 
+LARGEST_DROP = 4.0
+"""A fit goes on if it gained this many times its tolerance in the last window, whatever the estimate says."""
+
 SLOWEST = 0.95
 """Largest ratio of the gain in half a window to that in the one before that an end of the fit is estimated with."""
 
@@ -284,6 +287,7 @@ class Problem(eqx.Module):
         before, after = began.loss - middle.loss, middle.loss - state.best_loss
         ratio = jnp.clip(after / jnp.where(before > 0, before, 1.0), 0.0, SLOWEST)
         remaining = after * jnp.maximum(1.0, jnp.where(before > 0, ratio, SLOWEST) / (1 - ratio))
+        remaining = jnp.maximum(remaining, (before + after) / LARGEST_DROP)
         expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
         small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
         movement = _movement(state.best_parameters, began.parameters, self.steps)

@@ -67,15 +67,15 @@ class ProximalAdam(eqx.Module):
     """
 
     max_steps: int = eqx.field(static=True, default=150)
-    relative_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=5e-4)
+    relative_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=7e-4)
     step_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
     window: int = eqx.field(static=True, default=10)
     learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
     decay: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=30.0)
-    b1: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.8)
+    b1: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.85)
     b2: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.95)
     curvature: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.05)
-    fading: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
+    fading: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=5.0)
     eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
     first_step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
 
