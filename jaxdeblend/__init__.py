@@ -63,3 +63,6 @@ from .model.source import PointSource as PointSource
 from .model.source import Source as Source
 from .model.spectrum import AbstractSpectrum as AbstractSpectrum
 from .model.spectrum import FreeSpectrum as FreeSpectrum
+from .psf_match import KernelQuality as KernelQuality
+from .psf_match import MatchedKernels as MatchedKernels
+from .psf_match import match_psf as match_psf
