@@ -271,8 +271,7 @@ class Problem(eqx.Module):
 
     def _curvature(self) -> Blend:
         """|α Jᵀ W J α| of the model's derivatives J, weights W and step sizes α."""
-        model, derivative = jax.linearize(lambda p: render(eqx.combine(p, self.fixed), self.obs), self.initial)
-        del model
+        _, derivative = jax.linearize(lambda p: render(eqx.combine(p, self.fixed), self.obs), self.initial)
         (bound,) = jax.linear_transpose(derivative, self.initial)(self.obs.weights * derivative(self.steps))
         return jax.tree.map(lambda step, c: jnp.abs(step * c), self.steps, bound)
 

@@ -68,15 +68,7 @@ class DifferenceKernel(eqx.Module):
         model, observed = (
             jnp.asarray(p.stamp(n)) for p, n in ((model_psf, min(edge, model_psf.edge)), (psf, psf.edge))
         )
-        size = fft.good_size(observed.shape[-1] + edge)
-        grid = (size, size)
-        source, target = (fft.kernel_transform(p, grid, grid) for p in (model, observed))
-        laplacian = _laplacian_transform(size).astype(source.real.dtype)
-        power = jnp.abs(source) ** 2 + regularization * laplacian[None] ** 2
-        transform = target * jnp.conj(source) / power.astype(source.dtype)
-        kernel = jnp.roll(jnp.fft.irfft2(transform, s=grid), (edge // 2, edge // 2), axis=(-2, -1))
-        kernel = kernel[..., :edge, :edge]
-        return cls(kernel / kernel.sum(axis=(-2, -1), keepdims=True))
+        return cls(regularized_division(model, observed, edge, regularization))
 
     def transform(self, frame_shape: tuple[int, int]) -> Complex[Array, "band ky kx"]:
         """Transform for wrap-safe convolution of frames of this shape.
@@ -104,6 +96,32 @@ class DifferenceKernel(eqx.Module):
         """FFT shape for frames of this shape."""
         edge = self.image.shape[-1]
         return fft.same_shape(frame_shape, (edge, edge))
+
+
+def regularized_division(
+    source: Float[AnyArray, "#band n n"],
+    target: Float[AnyArray, "#band m m"],
+    edge: int,
+    regularization: Float[Array, ""] | float,
+) -> Float[Array, "_ edge edge"]:
+    """K̂ = T̂ Ŝ* / (|Ŝ|² + λ |L̂|²) of stamps S and T, cropped to `edge` and normalised.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> narrow, wide = (jd.GaussianPSF(sigma).stamp(21) for sigma in (1.2, 1.6))
+    >>> regularized_division(narrow, wide, 15, 1e-6).shape
+    (1, 15, 15)
+    """
+    size = fft.good_size(target.shape[-1] + edge)
+    grid = (size, size)
+    s, t = (fft.kernel_transform(jnp.asarray(psf), grid, grid) for psf in (source, target))
+    laplacian = _laplacian_transform(size).astype(s.real.dtype)
+    power = jnp.abs(s) ** 2 + regularization * laplacian[None] ** 2
+    transform = t * jnp.conj(s) / power.astype(s.dtype)
+    kernel = jnp.roll(jnp.fft.irfft2(transform, s=grid), (edge // 2, edge // 2), axis=(-2, -1))
+    kernel = kernel[..., :edge, :edge]
+    return kernel / kernel.sum(axis=(-2, -1), keepdims=True)
 
 
 def _laplacian_transform(size: int) -> Float[Array, "ky kx"]:

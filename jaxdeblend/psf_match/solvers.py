@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..instrument.kernel import regularized_division
 from ..ops import fft
 
 REFINEMENTS = 3
@@ -92,16 +93,7 @@ def fourier(
     >>> fourier(narrow, wide, 15, 1e-6).shape
     (15, 15)
     """
-    size = fft.good_size(2 * source.shape[-1] + edge)
-    grid = (size, size)
-    s, t = (fft.kernel_transform(psf, grid, grid) for psf in (source, target))
-    wave = 2 - 2 * jnp.cos(2 * jnp.pi * jnp.fft.fftfreq(size)).astype(source.dtype)
-    laplacian = wave[:, None] + wave[None, : size // 2 + 1]
-    power = jnp.abs(s) ** 2 + regularization * laplacian**2
-    kernel = jnp.fft.irfft2(t * jnp.conj(s) / power.astype(s.dtype), s=grid)
-    shift = jnp.arange(edge) - edge // 2
-    kernel = kernel[shift[:, None], shift[None, :]]
-    return kernel / kernel.sum()
+    return regularized_division(source[None], target[None], edge, regularization)[0]
 
 
 SOLVERS = {"lsq": least_squares, "fourier": fourier}
