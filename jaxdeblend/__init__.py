@@ -63,6 +63,9 @@ from .model.source import PointSource as PointSource
 from .model.source import Source as Source
 from .model.spectrum import AbstractSpectrum as AbstractSpectrum
 from .model.spectrum import FreeSpectrum as FreeSpectrum
+from .psf_match import AbstractSolver as AbstractSolver
+from .psf_match import Fourier as Fourier
 from .psf_match import KernelQuality as KernelQuality
+from .psf_match import LeastSquares as LeastSquares
 from .psf_match import MatchedKernels as MatchedKernels
 from .psf_match import match_psf as match_psf

@@ -103,8 +103,11 @@ def regularized_division(
     target: Float[AnyArray, "#band m m"],
     edge: int,
     regularization: Float[Array, ""] | float,
+    order: int = 1,
 ) -> Float[Array, "_ edge edge"]:
     """K̂ = T̂ Ŝ* / (|Ŝ|² + λ |L̂|²) of stamps S and T, cropped to `edge` and normalised.
+
+    In place of the Laplacian L̂ its power of the given order: 0, a Wiener filter, 2, the biharmonic operator.
 
     Examples
     --------
@@ -116,16 +119,24 @@ def regularized_division(
     size = fft.good_size(target.shape[-1] + edge)
     grid = (size, size)
     s, t = (fft.kernel_transform(jnp.asarray(psf), grid, grid) for psf in (source, target))
-    laplacian = _laplacian_transform(size).astype(s.real.dtype)
-    power = jnp.abs(s) ** 2 + regularization * laplacian[None] ** 2
+    laplacian = laplacian_transform(size).astype(s.real.dtype)
+    power = jnp.abs(s) ** 2 + regularization * laplacian[None] ** (2 * order)
     transform = t * jnp.conj(s) / power.astype(s.dtype)
     kernel = jnp.roll(jnp.fft.irfft2(transform, s=grid), (edge // 2, edge // 2), axis=(-2, -1))
     kernel = kernel[..., :edge, :edge]
     return kernel / kernel.sum(axis=(-2, -1), keepdims=True)
 
 
-def _laplacian_transform(size: int) -> Float[Array, "ky kx"]:
-    """Transform of the 5-point Laplacian, 4 - 2 cos(2π ky / N) - 2 cos(2π kx / N)."""
+def laplacian_transform(size: int) -> Float[Array, "ky kx"]:
+    """Transform of the five-point Laplacian on a square grid, up to its sign.
+
+    L̂ = 4 - 2 cos(2π ky / N) - 2 cos(2π kx / N).
+
+    Examples
+    --------
+    >>> float(laplacian_transform(8)[0, 0])
+    0.0
+    """
     y = 2 - 2 * jnp.cos(2 * jnp.pi * jnp.fft.fftfreq(size))
     x = 2 - 2 * jnp.cos(2 * jnp.pi * jnp.fft.rfftfreq(size))
     return y[:, None] + x[None, :]

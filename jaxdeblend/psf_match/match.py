@@ -2,7 +2,6 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,22 +11,19 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..instrument.host import AnyArray, default_dtype
-from ..instrument.kernel import DEFAULT_REGULARIZATION, DifferenceKernel
+from ..instrument.kernel import DifferenceKernel
 from ..instrument.psf import AbstractPSF, ImagePSF
 from .quality import KernelQuality, kernel_quality
-from .solvers import SOLVERS
+from .solvers import AbstractSolver, Fourier, LeastSquares, Solution
+
+SOLVERS = {"lsq": LeastSquares(), "fourier": Fourier()}
+"""Solvers that have a name, with their default settings."""
 
 LARGEST_GAIN = 1.5
 """Largest Fourier component of a kernel above which it is said to deconvolve."""
 
 LARGEST_LOBE = 1.0
 """Weight of its negative pixels from which on it is said to."""
-
-SAFE_LOBE = 0.3
-"""The same up to which a kernel is very safe (Aniano et al. 2011): what ``regularization="auto"`` keeps to."""
-
-STRENGTHS = (-12.0, 0.0)
-"""Range of log λ for ``regularization="auto"``."""
 
 
 class MatchedKernels(eqx.Module):
@@ -40,7 +36,7 @@ class MatchedKernels(eqx.Module):
     quality
         Figures of each band, for the kernel of unit sum.
     regularization
-        λ of each band.
+        λ of each band, 0 for a solver without.
 
     Examples
     --------
@@ -59,9 +55,8 @@ def match_psf(
     source: AbstractPSF | object,
     target: AbstractPSF | object,
     *,
-    method: str = "lsq",
+    method: str | AbstractSolver = "lsq",
     edge: int | None = None,
-    regularization: float | str = DEFAULT_REGULARIZATION,
     kernel_sum: float = 1.0,
     allow_deconvolution: bool = False,
 ) -> MatchedKernels:
@@ -76,11 +71,10 @@ def match_psf(
         PSFs, or stamps (band, y, x) or (y, x) of odd edge; one band stands for all. Smaller stamps are padded with
         zeros.
     method
-        ``"lsq"``, `jaxdeblend.psf_match.solvers.least_squares`, or ``"fourier"``.
+        A solver such as ``LeastSquares(1e-8)`` or one of your own, or the name of one with its default settings:
+        ``"lsq"`` (`LeastSquares`) or ``"fourier"`` (`Fourier`).
     edge
         Odd edge of the kernels; by default that of the larger stamp, and at most that.
-    regularization
-        λ; ``"auto"``: the smallest that keeps the weight of the negative pixels at 0.3 or less.
     kernel_sum
         Sum of each kernel, K * source = kernel_sum · target.
     allow_deconvolution
@@ -100,19 +94,20 @@ def match_psf(
     Examples
     --------
     >>> import jaxdeblend as jd
-    >>> matched = jd.match_psf(jd.GaussianPSF(1.5), jd.GaussianPSF(2.5), regularization=1e-8)
+    >>> matched = jd.match_psf(jd.GaussianPSF(1.5), jd.GaussianPSF(2.5), method=jd.LeastSquares(1e-8))
     >>> round(float(jd.ImagePSF(matched.kernel.image).fwhm()[0]) / 2.355, 1)
     2.0
     """
     psfs = [psf if isinstance(psf, AbstractPSF) else ImagePSF(psf) for psf in (source, target)]
-    edge = _check_options(psfs, method, edge, regularization)
+    solver = _solver(method)
+    edge = _check_options(psfs, edge)
     stamps = [_stamps(psf, max(p.edge for p in psfs)) for psf in psfs]
     concrete = not any(isinstance(stamp, Tracer) for stamp in stamps)
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
         if concrete:
             stamps = [np.asarray(stamp, np.float64) for stamp in stamps]
             stamps = [stamp / stamp.sum(axis=(-2, -1), keepdims=True) for stamp in stamps]
-        matched = _matched(stamps[0], stamps[1], method, edge, regularization, kernel_sum)
+        matched = _matched(stamps[0], stamps[1], solver, edge, kernel_sum)
     if concrete:
         _check_result(matched[1], allow_deconvolution)
         matched = jax.tree.map(lambda array: jnp.asarray(np.asarray(array), default_dtype()), matched)
@@ -124,39 +119,18 @@ def match_psf(
 def _matched(
     source: Float[AnyArray, "#band n n"],
     target: Float[AnyArray, "#band n n"],
-    method: str,
+    solver: AbstractSolver,
     edge: int,
-    regularization: float | str,
     kernel_sum: float,
 ) -> tuple[Float[Array, "_ k k"], KernelQuality, Float[Array, " _"]]:
-    """Kernels, their quality and λ, one band after the other: the normal matrix of one is large."""
+    """Kernels, their quality and λ."""
 
-    def one(pair: tuple[Array, Array]) -> tuple[Array, KernelQuality, Array]:
-        s, t = pair
+    def one(source: Array, target: Array) -> tuple[Solution, KernelQuality]:
+        solution = solver.solve(source, target, edge)
+        return solution, kernel_quality(jnp.asarray(solution.kernel), source, target)
 
-        def solve(strength: Array) -> Array:
-            return SOLVERS[method](s, t, edge, strength)
-
-        strength = _smallest_safe(solve) if isinstance(regularization, str) else regularization
-        strength = jnp.asarray(strength, s.dtype)
-        kernel = solve(strength)
-        return kernel_sum * kernel, kernel_quality(kernel, s, t), strength
-
-    return jax.lax.map(one, tuple(jnp.broadcast_arrays(source, target)))
-
-
-def _smallest_safe(solve: Callable[[Array], Array]) -> Float[Array, ""]:
-    """The smallest λ with W₋ <= `SAFE_LOBE`, within a few per cent, by bisection of its logarithm."""
-
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        kernel = solve(10**middle)
-        safe = 0.5 * (jnp.abs(kernel).sum() - kernel.sum()) <= SAFE_LOBE
-        return jnp.where(safe, low, middle), jnp.where(safe, middle, high)
-
-    bounds = tuple(jnp.asarray(value, dtype=float) for value in STRENGTHS)
-    return 10 ** jax.lax.fori_loop(0, 10, halve, bounds)[1]
+    solutions, quality = jax.vmap(one)(*jnp.broadcast_arrays(source, target))
+    return kernel_sum * solutions.kernel, quality, solutions.regularization
 
 
 def _stamps(psf: AbstractPSF, edge: int) -> Float[AnyArray, "band n n"]:
@@ -167,12 +141,16 @@ def _stamps(psf: AbstractPSF, edge: int) -> Float[AnyArray, "band n n"]:
     return xp.pad(stamps, ((0, 0), (margin, margin), (margin, margin)))
 
 
-def _check_options(psfs: list[AbstractPSF], method: str, edge: int | None, regularization: float | str) -> int:
-    """The edge of the kernel, if all is well."""
+def _solver(method: str | AbstractSolver) -> AbstractSolver:
+    if isinstance(method, AbstractSolver):
+        return method
     if method not in SOLVERS:
-        raise ValueError(f"method: got {method!r}; give one of {', '.join(map(repr, SOLVERS))}.")
-    if regularization != "auto" and (isinstance(regularization, str) or not regularization > 0):
-        raise ValueError(f'regularization: got {regularization!r}; give a positive number, or "auto".')
+        raise ValueError(f"method: got {method!r}; give a solver, or one of {', '.join(map(repr, SOLVERS))}.")
+    return SOLVERS[method]
+
+
+def _check_options(psfs: list[AbstractPSF], edge: int | None) -> int:
+    """The edge of the kernel, if all is well."""
     bands = {psf.n_bands for psf in psfs} - {1}
     if len(bands) > 1:
         raise ValueError(f"target: got {psfs[1].n_bands} bands for a source of {psfs[0].n_bands}; give as many, or 1.")

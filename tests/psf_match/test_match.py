@@ -8,7 +8,8 @@ import scipy.linalg
 import scipy.signal
 
 import jaxdeblend as jd
-from jaxdeblend.psf_match.solvers import SOLVERS, least_squares
+from jaxdeblend.psf_match.match import SOLVERS
+from jaxdeblend.psf_match.solvers import least_squares
 
 
 def gaussian(sigma, edge=51):
@@ -50,13 +51,14 @@ def test_least_squares_is_the_constrained_minimum():
     ones = np.ones((edge**2, 1))
     system = np.block([[normal, ones], [ones.T, np.zeros((1, 1))]])
     expected = scipy.linalg.solve(system, np.append(right, 1.0))[:-1].reshape(edge, edge)
-    found = least_squares(jnp.asarray(source, dtype=float), jnp.asarray(target, dtype=float), edge, strength)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    with jax.enable_x64(True):
+        found = least_squares(jnp.asarray(source), jnp.asarray(target), edge, strength)
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
 
 
 def test_quality_is_what_it_says():
     source, target = gaussian(1.5, 21), gaussian(2.0, 21)
-    matched = jd.match_psf(source, target, edge=9, regularization=1e-3)
+    matched = jd.match_psf(source, target, edge=9, method=jd.LeastSquares(1e-3))
     kernel = np.asarray(matched.kernel.image[0], dtype=float)
     source, target = source / source.sum(), target / target.sum()
     residual = scipy.signal.convolve2d(kernel, source, mode="full")[4:-4, 4:-4] - target
@@ -99,13 +101,13 @@ def test_smaller_stamps_are_padded():
 def test_automatic_regularization_is_the_weakest_that_is_safe():
     rng = np.random.default_rng(2)
     source = gaussian(1.8, 31) * (1 + 0.02 * rng.normal(size=(31, 31)))
-    matched = jd.match_psf(source, gaussian(2.0, 31), edge=21, regularization="auto")
+    matched = jd.match_psf(source, gaussian(2.0, 31), edge=21, method=jd.LeastSquares("auto"))
     assert 0.2 < float(matched.quality.negative_lobe[0]) <= 0.3 + 1e-6
     weaker = jd.match_psf(
         source,
         gaussian(2.0, 31),
         edge=21,
-        regularization=float(matched.regularization[0]) / 1.1,
+        method=jd.LeastSquares(float(matched.regularization[0]) / 1.1),
         allow_deconvolution=True,
     )
     assert float(weaker.quality.negative_lobe[0]) > 0.3
@@ -134,7 +136,7 @@ def test_gradients_agree_with_finite_differences():
         direction = jnp.asarray(np.random.default_rng(1).normal(size=(15, 15))) * narrow
 
         def peak(psf):
-            return jd.match_psf(psf, wide, edge=9, regularization=1e-4).kernel.image[0, 4, 4]
+            return jd.match_psf(psf, wide, edge=9, method=jd.LeastSquares(1e-4)).kernel.image[0, 4, 4]
 
         slope = jnp.vdot(jax.grad(peak)(narrow), direction)
         h = 1e-4
@@ -149,11 +151,9 @@ BAD = [
     (dict(source=NAN), "psf: got 25 pixels that are NaN or infinite"),
     (dict(target=np.zeros((5, 5))), "psf: got stamps of sum 0.0"),
     (dict(source=np.ones((2, 5, 5)), target=np.ones((3, 5, 5))), "target: got 3 bands for a source of 2"),
-    (dict(method="magic"), "method: got 'magic'; give one of 'lsq', 'fourier'"),
+    (dict(method="magic"), "method: got 'magic'; give a solver, or one of 'lsq', 'fourier'"),
     (dict(edge=4), "edge: got 4; give an odd number of pixels up to 21"),
     (dict(edge=23), "edge: got 23; give an odd number of pixels up to 21, the edge of the PSFs"),
-    (dict(regularization=0.0), "regularization: got 0.0; give a positive number"),
-    (dict(regularization="none"), "regularization: got 'none'; give a positive number"),
     (dict(source=gaussian(2.0, 21), target=gaussian(1.2, 21)), r"target: the kernel would deconvolve .* noise gain"),
 ]
 
@@ -165,9 +165,23 @@ def test_bad_input(changes, message):
         jd.match_psf(arguments.pop("source"), arguments.pop("target"), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jd.LeastSquares(0.0), "regularization: got 0.0; give a positive number"),
+        (lambda: jd.Fourier("none"), "regularization: got 'none'; give a positive number"),
+        (lambda: jd.Fourier(order=-1), "order: got -1; give 0"),
+        (lambda: jd.Fourier(taper=-1), "taper: got -1; give a number of pixels"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 @pytest.mark.filterwarnings("ignore:match_psf")
 def test_deconvolution_must_be_allowed():
-    matched = jd.match_psf(gaussian(2.0, 21), gaussian(1.6, 21), regularization=1e-4, allow_deconvolution=True)
+    matched = jd.match_psf(gaussian(2.0, 21), gaussian(1.6, 21), method=jd.LeastSquares(1e-4), allow_deconvolution=True)
     assert float(matched.quality.noise_gain[0]) > 0.5 and float(matched.quality.largest_gain[0]) > 1.5
 
 
@@ -190,6 +204,6 @@ def test_real_psfs(shared_data, source, target, edge, strength, l2, energy, lobe
     data = np.load(shared_data("hsc_cosmos_35.npz"))
     psfs = dict(zip((str(band) for band in data["filters"]), data["psfs"], strict=True))
     psfs |= {"model": jd.GaussianPSF(0.8), "moffat": jd.MoffatPSF(5.37, 3.0).stamp(43)}
-    quality = jd.match_psf(psfs[source], psfs[target], edge=edge, regularization=strength).quality
+    quality = jd.match_psf(psfs[source], psfs[target], edge=edge, method=jd.LeastSquares(strength)).quality
     assert float(quality.l2[0]) <= l2 and float(quality.encircled_energy[0]) <= energy
     assert float(quality.negative_lobe[0]) <= lobe and abs(float(quality.sum_error[0])) < 1e-12
