@@ -82,7 +82,7 @@ def find_parents(
     pixels, rows = _pixels(positions, exposure.shape)
     outside = labels[tuple(pixels.T)] == 0
     if outside.any():
-        labels = _with_squares(labels, pixels[outside], math.ceil(1.5 * _widest(exposure)))
+        labels = _with_squares(labels, pixels[outside], math.ceil(1.5 * exposure.widest_fwhm()))
     margin = default_margin(exposure) if margin is None else margin
     owner = labels[tuple(pixels.T)]
     order = np.argsort(owner, kind="stable")
@@ -96,7 +96,7 @@ def find_parents(
 
 def default_margin(exposure: Exposure) -> int:
     """Pixels by which a window reaches beyond its footprint: the FWHM of the broadest PSF, rounded up."""
-    return math.ceil(_widest(exposure))
+    return math.ceil(exposure.widest_fwhm())
 
 
 def grid_box(box: Box, shape: tuple[int, int], step: int = BOX_STEP) -> Box:
@@ -168,8 +168,3 @@ def _parent(
     box = grid_box(tight.grow(margin).overlap(Box((0, 0), shape)), shape)
     inside = labels[box.slices]
     return Parent(np.sort(rows), box, (inside != 0) & (inside != label))
-
-
-def _widest(exposure: Exposure) -> float:
-    """FWHM of the broadest PSF in pixels."""
-    return float(np.max(np.asarray(exposure.psf.fwhm())))

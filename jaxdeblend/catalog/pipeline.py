@@ -95,7 +95,9 @@ def deblend_catalog(
     """Detect, deblend and measure all sources of an exposure.
 
     Footprints are found on the whole exposure. Each becomes a parent: a window around it, in which the
-    pixels of other footprints are not used, and in which its sources are fitted together.
+    pixels of other footprints are not used, and in which its sources are fitted together. Where the PSF varies over
+    the exposure, sources are detected with that at the centre of the exposure, and each parent is fitted with that at
+    the centre of its window.
 
     Parameters
     ----------

@@ -15,5 +15,6 @@ from .planes import FilePlanes as FilePlanes
 from .planes import Plane as Plane
 from .planes import read_planes as read_planes
 from .psf_files import read_psf as read_psf
+from .psf_files import read_psf_field as read_psf_field
 from .tables import read_positions as read_positions
 from .tables import write_catalog as write_catalog

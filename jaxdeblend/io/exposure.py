@@ -12,6 +12,7 @@ from ..instrument.box import Box
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
+from ..instrument.psf_field import AbstractPSFField
 
 _SMALLEST_VARIANCE = float(np.finfo(np.float32).tiny)
 
@@ -26,7 +27,7 @@ class Exposure(eqx.Module):
     variance
         Variance (band, y, x) in the squared unit, or one number per band.
     psf
-        A PSF, or stamps (band, y, x).
+        A PSF, stamps (band, y, x), or an `AbstractPSFField` if it varies over the image.
     bands
         Name of each band.
     mask
@@ -62,7 +63,7 @@ class Exposure(eqx.Module):
     images: Float[np.ndarray, "band y x"]
     variance: Float[np.ndarray, "band y x"]
     mask: Bool[np.ndarray, "band y x"]
-    psf: AbstractPSF
+    psf: AbstractPSF | AbstractPSFField
     zero_point: Float[np.ndarray, " band"]
     bands: tuple[str, ...] = eqx.field(static=True)
     wcs: WCS | None = eqx.field(static=True)
@@ -92,7 +93,7 @@ class Exposure(eqx.Module):
         self.variance = _variance(variance, self.images.shape)
         good = np.isfinite(self.images) & np.isfinite(self.variance) & (self.variance > 0)
         self.mask = _mask(mask, self.images.shape) | ~good
-        self.psf = psf if isinstance(psf, AbstractPSF) else ImagePSF(psf)
+        self.psf = psf if isinstance(psf, AbstractPSF | AbstractPSFField) else ImagePSF(psf)
         if self.psf.n_bands not in (1, len(self.bands)):
             raise ValueError(
                 f"psf: got {self.psf.n_bands} bands for images of {len(self.bands)}; give one PSF, or one per band."
@@ -121,6 +122,40 @@ class Exposure(eqx.Module):
         area = self.wcs.celestial.proj_plane_pixel_area().to_value("arcsec2")
         return float(np.sqrt(area))
 
+    def psf_at(self, position: object) -> AbstractPSF:
+        """The PSF at a position (y, x) in pixels.
+
+        Parameters
+        ----------
+        position
+            Position; integers are pixel centres.
+
+        Returns
+        -------
+        AbstractPSF
+            The PSF itself where it is the same everywhere, else stamps of the field's own edge.
+
+        Raises
+        ------
+        ValueError
+            If it is not one position.
+        """
+        if isinstance(self.psf, AbstractPSF):
+            return self.psf
+        place = np.asarray(position, float)
+        if place.shape != (2,):
+            raise ValueError(f"position: got shape {place.shape}; give one position (y, x) in pixels.")
+        return ImagePSF(np.asarray(self.psf.stamps(place[None]))[0])  # on the host, as all else here
+
+    def widest_fwhm(self) -> float:
+        """Largest FWHM of any band in pixels; of a field, the largest at the corners, edges and the middle."""
+        if isinstance(self.psf, AbstractPSF):
+            return float(np.max(np.asarray(self.psf.fwhm())))
+        ny, nx = self.shape
+        places = np.stack(np.meshgrid([0, (ny - 1) / 2, ny - 1], [0, (nx - 1) / 2, nx - 1], indexing="ij"), axis=-1)
+        stamps = np.asarray(self.psf.stamps(places.reshape(-1, 2)))
+        return float(np.max(np.asarray(ImagePSF(stamps.reshape(-1, *stamps.shape[-2:])).fwhm())))
+
     def observation(
         self,
         box: Box | None = None,
@@ -142,7 +177,7 @@ class Exposure(eqx.Module):
         Returns
         -------
         Observation
-            The pixels of the window.
+            The pixels of the window, with the PSF at its centre where that varies.
 
         Raises
         ------
@@ -157,8 +192,8 @@ class Exposure(eqx.Module):
             )
         window = (slice(None), *box.slices)
         mask = self.mask[window] if exclude is None else self.mask[window] | exclude
-        images, variance = self.images[window], self.variance[window]
-        return Observation(images, variance, self.psf, bands=self.bands, mask=mask, kernel=kernel)
+        images, variance, psf = self.images[window], self.variance[window], self.psf_at(box.center)
+        return Observation(images, variance, psf, bands=self.bands, mask=mask, kernel=kernel)
 
 
 def as_float32(values: object) -> np.ndarray:

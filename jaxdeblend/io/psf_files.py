@@ -1,14 +1,19 @@
 """PSFs from files."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from ..instrument.psf import ImagePSF
+from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, PolynomialPSFField
+from ..ops import polynomials
 from .files import PathLike, paths_of_bands
-from .planes import FilePlanes, read_planes
+from .planes import FilePlanes, open_fits, read_planes
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +70,138 @@ def read_psf(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> Imag
     return ImagePSF(np.concatenate([np.asarray(psf.stamp(edge)) for psf in checked]))
 
 
+def read_psf_field(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> AbstractPSFField:
+    """Read PSFs that vary over the image, as PSFEx writes them (Bertin 2011); from stamps, a constant one.
+
+    Parameters
+    ----------
+    paths
+        ``.psf`` files of PSFEx, one per band, a pattern with ``{band}``, or one for all bands. Or stamps, as for
+        `read_psf`.
+    bands
+        Names of the bands, in order.
+
+    Returns
+    -------
+    AbstractPSFField
+        The PSF of each band at any position, (y, x) in pixels from 0, whatever the files count from.
+
+    Raises
+    ------
+    ValueError
+        If a file is unreadable, if its PSF depends on anything but the position on the image, or if only some of the
+        files are of PSFEx; the file is named. For stamps, see `read_psf`.
+    FileNotFoundError
+        If a file does not exist.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> import jaxdeblend as jd
+    >>> from jaxdeblend.io import psf_files
+    >>> samples = np.asarray(jd.GaussianPSF(3.0).stamp(41), np.float32)
+    >>> table = fits.BinTableHDU.from_columns(
+    ...     [fits.Column("PSF_MASK", "1681E", dim="(41, 41, 1)", array=samples[None])], name="PSF_DATA"
+    ... )
+    >>> table.header.update(POLNAXIS=0, PSF_SAMP=0.5)
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "r.psf"
+    >>> fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    >>> field = psf_files.read_psf_field(path, ["r"])
+    >>> field.edge, round(float(field.at((100, 200)).fwhm()[0]), 1)
+    (21, 3.6)
+    """
+    files = paths_of_bands(paths, bands)
+    read = {path: _psfex_field(path) for path in files}
+    found = [field for field in read.values() if field is not None]
+    if not found:
+        return ConstantPSFField(read_psf(paths, bands))
+    others = [str(path) for path, field in read.items() if field is None]
+    if others:
+        raise ValueError(f"{', '.join(others)}: no PSFEx model found (PSF_MASK), but the other bands have one.")
+    return _joined([field for path in files if (field := read[path]) is not None])
+
+
+def _psfex_field(path: Path) -> PolynomialPSFField | None:
+    """The model of one band, None if the file is not of PSFEx; errors name the file."""
+    with open_fits(path) as hdus:
+        table = next((hdu for hdu in hdus if "PSF_MASK" in _columns(hdu)), None)
+        if table is None:
+            return None
+        header, samples = table.header.copy(), np.array(table.data["PSF_MASK"], float)
+    try:
+        return _polynomial_field(header, samples)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _columns(hdu: Any) -> list[str]:
+    columns = getattr(hdu, "columns", None)  # of tables alone
+    return [] if columns is None else list(columns.names)
+
+
+def _polynomial_field(header: fits.Header, samples: np.ndarray) -> PolynomialPSFField:
+    """PSFEx counts pixels from 1, and takes x first."""
+    n_axes = _number(header, "POLNAXIS")
+    if n_axes not in (0, 2):
+        raise ValueError(f"POLNAXIS: got {n_axes:g}; only PSFs that vary with the position (2) or not at all (0).")
+    zero, scale = np.zeros(2), np.ones(2)
+    if n_axes == 2:
+        _check_axes(header)
+        zero = np.array([_number(header, f"POLZERO{axis}") for axis in (2, 1)]) - 1
+        scale = np.array([_number(header, f"POLSCAL{axis}") for axis in (2, 1)])
+    images = samples.reshape(1, -1, *samples.shape[-2:])
+    degree = int(_number(header, "POLDEG1")) if n_axes == 2 else 0
+    if images.shape[1] != polynomials.n_terms(degree):
+        raise ValueError(f"PSF_MASK: got {images.shape[1]} images for polynomials of degree {degree}.")
+    return PolynomialPSFField(images, zero_point=zero, scale=scale, sampling=_number(header, "PSF_SAMP"))
+
+
+def _check_axes(header: fits.Header) -> None:
+    names = tuple(str(header.get(f"POLNAME{axis}", "")).strip() for axis in (1, 2))
+    if not all(re.fullmatch(rf"{axis}\w*_IMAGE", name) for axis, name in zip("XY", names, strict=True)):
+        raise ValueError(
+            f"POLNAME: got {names}; only PSFs that vary with the position in pixels, (X_IMAGE, Y_IMAGE), can be read."
+        )
+    groups = [_number(header, key) for key in ("POLNGRP", "POLGRP1", "POLGRP2")]
+    if groups != [1, 1, 1]:
+        raise ValueError(f"POLNGRP: got {groups[0]:g} groups of axes; only one, of X_IMAGE and Y_IMAGE, can be read.")
+
+
+def _number(header: fits.Header, key: str) -> float:
+    value: object = header.get(key)
+    if not isinstance(value, float | int):
+        raise ValueError(f"{key}: got {value!r} in the header of PSF_DATA; PSFEx writes a number.")
+    return float(value)
+
+
+def _joined(fields: list[PolynomialPSFField]) -> PolynomialPSFField:
+    """One field of all bands: zeros around the smaller images, and for the terms that others have."""
+    degree, samples = max(field.degree for field in fields), max(field.coefficients.shape[-1] for field in fields)
+    rank = {pair: term for term, pair in enumerate(polynomials.exponents(degree))}
+    images = np.zeros((len(fields), len(rank), samples, samples))
+    for band, field in zip(images, fields, strict=True):
+        own = np.asarray(field.coefficients[0])
+        margin = (samples - own.shape[-1]) // 2
+        inside = slice(margin, samples - margin)
+        for term, pair in enumerate(polynomials.exponents(field.degree)):
+            band[rank[pair], inside, inside] = own[term]
+    zero, scale, sampling = (
+        np.concatenate([np.asarray(getattr(field, name)) for field in fields])
+        for name in ("zero_point", "scale", "sampling")
+    )
+    edge = max(field.edge for field in fields)
+    return PolynomialPSFField(images, zero_point=zero, scale=scale, sampling=sampling, edge=edge)
+
+
 def _stamps(file: FilePlanes, bands: tuple[str, ...]) -> list[np.ndarray]:
     images = [plane for plane in file.planes if plane.role == "image"]
     if not images:
-        raise ValueError(f"{file.path}: no image found; expected a PSF stamp (y, x) or a cube (band, y, x).")
+        raise ValueError(
+            f"{file.path}: no image found; expected a PSF stamp (y, x) or a cube (band, y, x). Models of PSFEx are "
+            "read by read_psf_field."
+        )
     if len(images) == 1 and images[0].data.ndim == 2:
         return [images[0].data]
     found = file.find("image", bands)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 import jaxdeblend as jd
 from jaxdeblend.catalog import compare_with_truth, deblend_catalog
 from jaxdeblend.catalog.pipeline import NO_PARENT
+from jaxdeblend.instrument.psf_field import FunctionPSFField
 from jaxdeblend.io import Exposure
 from tests import star_field
 from tests.star_field import BANDS, FLUX, STARS
@@ -173,3 +175,31 @@ def test_a_dead_exposure():
 def test_centers_must_be_pairs(exposure):
     with pytest.raises(ValueError, match=r"centers: got shape \(3,\); give \(source, 2\)"):
         deblend_catalog(exposure, np.ones(3))
+
+
+def stars_of_varying_width(shape, centers, flux):
+    """Gaussian stars, integrated over the pixels, whose FWHM grows from 3.2 to 4.8 pixels from left to right."""
+
+    def profile(shape, y, x, column):
+        sigma = (3.2 + 1.6 * column / 127) / (2 * np.sqrt(2 * np.log(2)))
+        along = [np.diff(ndtr((np.arange(n + 1) - 0.5 - c) / sigma)) for n, c in zip(shape, (y, x), strict=True)]
+        return np.outer(*along)
+
+    image = sum(amount * profile(shape, y, x, x) for (y, x), amount in zip(centers, flux, strict=True))
+    psf = FunctionPSFField(lambda *place: profile((21, 21), 10, 10, place[1])[None], 21, 1)
+    noise = np.random.default_rng(1).normal(0, 1, (2, *shape))
+    return noise + image, psf
+
+
+def test_each_parent_has_the_psf_at_its_place():
+    centers = np.array([[20.3, 14.8], [44.0, 39.5], [18.6, 66.2], [45.2, 90.7], [19.9, 113.1]])
+    flux = np.array([3000.0, 2000.0, 4000.0, 2500.0, 5000.0])
+    images, field = stars_of_varying_width((64, 128), centers, flux)
+    stars = jd.Initialization(point_below=np.inf)
+    error = {}
+    for name, psf in (("local", field), ("central", field.at((31.5, 63.5)))):
+        result = deblend_catalog(Exposure(images, [1.0, 1.0], psf, bands=BANDS), centers, options=stars)
+        assert len(result.parents) == len(centers)
+        error[name] = np.abs(np.asarray(result.table["flux_g"]) / flux - 1)
+    assert (error["local"] < 0.01).all()
+    assert (error["central"][[0, 4]] > 0.05).all() and error["central"][2] < 0.01

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdeblend as jd
+from jaxdeblend.instrument.psf_field import ConstantPSFField, GridPSFField
 from jaxdeblend.io import Exposure
 
 PSF = jd.GaussianPSF(1.5)
@@ -55,6 +56,46 @@ def test_observation_excludes_pixels_and_takes_a_kernel():
     assert obs.kernel is whole.kernel
 
 
+def varying():
+    """The PSF's σ is 1 in the upper left corner and 2 in the lower right one, bilinear between stamps."""
+    stamps = np.asarray(jd.GaussianPSF([1.0, 1.5, 1.5, 2.0]).stamp(17)).reshape(2, 2, 1, 17, 17)
+    return stamps, GridPSFField(stamps, [0, 23], [0, 29])
+
+
+def test_an_observation_has_the_psf_at_its_centre():
+    stamps, field = varying()
+    exposure = Exposure(image(3, (2, *SHAPE)), [4.0, 4.0], field, bands=("g", "r"))
+    assert exposure.psf is field
+    for box, expected in (
+        (jd.Box((0, 0), (1, 1)), stamps[0, 0]),
+        (jd.Box((23, 29), (1, 1)), stamps[1, 1]),
+        (jd.Box((3, 0), (8, 1)), (23 - 6.5) / 23 * stamps[0, 0] + 6.5 / 23 * stamps[1, 0]),
+        (None, stamps.mean(axis=(0, 1))),
+    ):
+        psf = exposure.observation(box).psf
+        assert isinstance(psf, jd.ImagePSF) and type(psf.stamps) is np.ndarray and psf.edge == 17
+        np.testing.assert_allclose(psf.stamps, expected, atol=1e-6)
+        np.testing.assert_array_equal(psf.stamps, exposure.psf_at((exposure.box if box is None else box).center).stamps)
+
+
+def test_a_place_is_one_position():
+    exposure = Exposure(image(3, (1, *SHAPE)), [4.0], varying()[1], bands=("g",))
+    with pytest.raises(ValueError, match=r"position: got shape \(1, 2\); give one position"):
+        exposure.psf_at([[3, 4]])
+
+
+def test_a_constant_psf_stays_the_same_object():
+    exposure = Exposure(image(3, (1, *SHAPE)), [4.0], PSF, bands=("g",))
+    assert exposure.psf is exposure.psf_at((3, 4)) is exposure.observation(jd.Box((1, 2), (5, 6))).psf is PSF
+
+
+def test_the_widest_fwhm_is_of_all_bands_and_places():
+    _, field = varying()
+    for psf, expected in ((field, 2.0), (jd.GaussianPSF([1.0, 1.5]), 1.5), (ConstantPSFField(PSF), 1.5)):
+        exposure = Exposure(image(3, (2, *SHAPE)), [4.0, 4.0], psf, bands=("g", "r"))
+        assert exposure.widest_fwhm() == pytest.approx(expected * 2 * np.sqrt(2 * np.log(2)), rel=0.05)
+
+
 @pytest.mark.parametrize("box", [jd.Box((-1, 0), (5, 5)), jd.Box((20, 0), (5, 5)), jd.Box((2, 2), (0, 3))])
 def test_observation_refuses_boxes_beyond_the_exposure(box):
     exposure = Exposure(image(3, (1, *SHAPE)), [4.0], PSF, bands=("g",))
@@ -75,6 +116,7 @@ def test_observation_refuses_boxes_beyond_the_exposure(box):
         ({"bands": ("g", "g")}, "bands: got .* a name of its own"),
         ({"psf": np.ones((3, 5, 5))}, "psf: got 3 bands"),
         ({"psf": np.ones((2, 4, 4))}, "even edge"),
+        ({"psf": ConstantPSFField(np.ones((3, 5, 5)))}, "psf: got 3 bands"),
     ],
 )
 def test_exposure_refuses(changes, message):
