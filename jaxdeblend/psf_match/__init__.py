@@ -1,5 +1,10 @@
 """One PSF into another: difference kernels."""
 
+from .apply import MatchedPSFField as MatchedPSFField
+from .candidates import KernelCandidates as KernelCandidates
+from .exposure import MatchConfig as MatchConfig
+from .exposure import MatchedExposure as MatchedExposure
+from .exposure import match_exposure as match_exposure
 from .match import MatchedKernels as MatchedKernels
 from .match import match_psf as match_psf
 from .quality import KernelQuality as KernelQuality
@@ -8,3 +13,9 @@ from .solvers import AbstractSolver as AbstractSolver
 from .solvers import Fourier as Fourier
 from .solvers import LeastSquares as LeastSquares
 from .solvers import Solution as Solution
+from .spatial import SpatialKernel as SpatialKernel
+from .spatial import fit_spatial_kernel as fit_spatial_kernel
+from .target import FittedPSF as FittedPSF
+from .target import coadd_target as coadd_target
+from .target import fit_profile as fit_profile
+from .target import fit_target_psf as fit_target_psf

@@ -1,7 +1,6 @@
 """From two PSFs to the kernels between them, checked."""
 
 import contextlib
-import warnings
 
 import equinox as eqx
 import jax
@@ -13,17 +12,15 @@ from jaxtyping import Array, Float
 from ..instrument.host import AnyArray, default_dtype
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.psf import AbstractPSF, ImagePSF
+from .checks import check_psfs, check_quality, recentered
 from .quality import KernelQuality, kernel_quality
 from .solvers import AbstractSolver, Fourier, LeastSquares, Solution
 
 SOLVERS = {"lsq": LeastSquares(), "fourier": Fourier()}
 """Solvers that have a name, with their default settings."""
 
-LARGEST_GAIN = 1.5
-"""Largest Fourier component of a kernel above which it is said to deconvolve."""
-
-LARGEST_LOBE = 1.0
-"""Weight of its negative pixels from which on it is said to."""
+NARROWER = 0.98
+"""Ratio of a target's FWHM to its source's from which down it is narrower; widths of images are known to 1 %."""
 
 
 class MatchedKernels(eqx.Module):
@@ -58,6 +55,7 @@ def match_psf(
     method: str | AbstractSolver = "lsq",
     edge: int | None = None,
     kernel_sum: float = 1.0,
+    recenter: bool = False,
     allow_deconvolution: bool = False,
 ) -> MatchedKernels:
     """Find the kernels K with K * source = target, one for each band.
@@ -77,6 +75,9 @@ def match_psf(
         Odd edge of the kernels; by default that of the larger stamp, and at most that.
     kernel_sum
         Sum of each kernel, K * source = kernel_sum · target.
+    recenter
+        Whether both PSFs are first moved so that the centroids of their cores are in the middle. Else the kernel takes
+        up what they are apart, and a warning tells if that is more than 0.2 pixels.
     allow_deconvolution
         Whether a kernel may amplify noise, as from a wider PSF to a narrower one.
 
@@ -99,30 +100,38 @@ def match_psf(
     2.0
     """
     psfs = [psf if isinstance(psf, AbstractPSF) else ImagePSF(psf) for psf in (source, target)]
-    solver = _solver(method)
+    solver = solver_of(method)
     edge = _check_options(psfs, edge)
-    stamps = [_stamps(psf, max(p.edge for p in psfs)) for psf in psfs]
+    stamps = [stamps_of(psf, max(p.edge for p in psfs)) for psf in psfs]
     concrete = not any(isinstance(stamp, Tracer) for stamp in stamps)
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
         if concrete:
-            stamps = [np.asarray(stamp, np.float64) for stamp in stamps]
-            stamps = [stamp / stamp.sum(axis=(-2, -1), keepdims=True) for stamp in stamps]
-        matched = _matched(stamps[0], stamps[1], solver, edge, kernel_sum)
+            stamps = [_on_host(stamp, recenter) for stamp in stamps]
+            check_psfs(*stamps, recentered=recenter)
+        matched = find_kernels(stamps[0], stamps[1], solver, edge, kernel_sum)
     if concrete:
-        _check_result(matched[1], allow_deconvolution)
+        narrower = bool((np.asarray(psfs[1].fwhm()) < NARROWER * np.asarray(psfs[0].fwhm())).any())
+        check_quality(matched[1], allow_deconvolution=allow_deconvolution, narrower=narrower)
         matched = jax.tree.map(lambda array: jnp.asarray(np.asarray(array), default_dtype()), matched)
     image, quality, strength = matched
     return MatchedKernels(DifferenceKernel(image), quality, strength)
 
 
+def _on_host(stamps: AnyArray, recenter: bool) -> Float[np.ndarray, "band n n"]:
+    """Stamps in double precision, of unit sum."""
+    double = np.asarray(stamps, np.float64)
+    double = double / double.sum(axis=(-2, -1), keepdims=True)
+    return recentered(double) if recenter else double
+
+
 @eqx.filter_jit
-def _matched(
+def find_kernels(
     source: Float[AnyArray, "#band n n"],
     target: Float[AnyArray, "#band n n"],
     solver: AbstractSolver,
     edge: int,
     kernel_sum: float,
-) -> tuple[Float[Array, "_ k k"], KernelQuality, Float[Array, " _"]]:
+) -> tuple[Float[AnyArray, "_ k k"], KernelQuality, Float[AnyArray, " _"]]:
     """Kernels, their quality and λ."""
 
     def one(source: Array, target: Array) -> tuple[Solution, KernelQuality]:
@@ -133,7 +142,7 @@ def _matched(
     return kernel_sum * solutions.kernel, quality, solutions.regularization
 
 
-def _stamps(psf: AbstractPSF, edge: int) -> Float[AnyArray, "band n n"]:
+def stamps_of(psf: AbstractPSF, edge: int) -> Float[AnyArray, "band n n"]:
     """Stamps of a common edge, padded with zeros from the natural one."""
     stamps = psf.stamp(psf.edge)
     margin = (edge - psf.edge) // 2
@@ -141,7 +150,14 @@ def _stamps(psf: AbstractPSF, edge: int) -> Float[AnyArray, "band n n"]:
     return xp.pad(stamps, ((0, 0), (margin, margin), (margin, margin)))
 
 
-def _solver(method: str | AbstractSolver) -> AbstractSolver:
+def solver_of(method: str | AbstractSolver) -> AbstractSolver:
+    """The solver of a name, or the solver itself.
+
+    Examples
+    --------
+    >>> solver_of("lsq").regularization
+    1e-06
+    """
     if isinstance(method, AbstractSolver):
         return method
     if method not in SOLVERS:
@@ -159,21 +175,3 @@ def _check_options(psfs: list[AbstractPSF], edge: int | None) -> int:
     if edge < 1 or edge % 2 == 0 or edge > largest:
         raise ValueError(f"edge: got {edge}; give an odd number of pixels up to {largest}, the edge of the PSFs.")
     return edge
-
-
-def _check_result(quality: KernelQuality, allow_deconvolution: bool) -> None:
-    """Refuse kernels that deconvolve, and warn of those that are cut off."""
-    gain, lobe, noise = (np.asarray(q) for q in (quality.largest_gain, quality.negative_lobe, quality.noise_gain))
-    if not allow_deconvolution and ((gain > LARGEST_GAIN) | (lobe > LARGEST_LOBE)).any():
-        raise ValueError(
-            f"target: the kernel would deconvolve (largest gain {np.round(gain, 2)}, negative lobe "
-            f"{np.round(lobe, 2)}, noise gain {np.round(noise, 2)}); choose a broader target, a larger edge or a "
-            "stronger regularization, or pass allow_deconvolution=True."
-        )
-    error = np.asarray(quality.encircled_energy)
-    if (error > 0.01).any():
-        warnings.warn(
-            f"match_psf: the kernels leave {np.round(error, 3)} of the encircled energy; a larger edge or a weaker "
-            "regularization would do better.",
-            stacklevel=3,
-        )

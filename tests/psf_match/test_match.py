@@ -154,7 +154,10 @@ BAD = [
     (dict(method="magic"), "method: got 'magic'; give a solver, or one of 'lsq', 'fourier'"),
     (dict(edge=4), "edge: got 4; give an odd number of pixels up to 21"),
     (dict(edge=23), "edge: got 23; give an odd number of pixels up to 21, the edge of the PSFs"),
-    (dict(source=gaussian(2.0, 21), target=gaussian(1.2, 21)), r"target: the kernel would deconvolve .* noise gain"),
+    (
+        dict(source=gaussian(2.0, 21), target=gaussian(1.2, 21)),
+        r"target: the kernel would deconvolve: the target is narrower .* noise gain",
+    ),
 ]
 
 

@@ -1,0 +1,295 @@
+"""A whole exposure brought to one PSF: what coaddition and colours in apertures ask for."""
+
+import dataclasses
+from typing import Generic
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..instrument.box import Box
+from ..instrument.host import default_dtype
+from ..instrument.psf import AbstractPSF, ImagePSF
+from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, as_field
+from .apply import E, MatchedPSFField, convolved_exposure, resized
+from .candidates import KernelCandidates
+from .checks import check_psfs, check_quality, recentered
+from .match import NARROWER, find_kernels, solver_of
+from .quality import KernelQuality, kernel_quality
+from .solvers import AbstractSolver
+from .spatial import SpatialKernel, fit_spatial_kernel
+
+CLIPPED_FLUX = 1e-3
+"""Share of a PSF's flux that may be lost where its stamp is cropped."""
+
+MAX_ROUNDS = 3
+"""Times that candidates are rejected and the spatial solution is found anew."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchConfig:
+    """How an exposure is matched.
+
+    Attributes
+    ----------
+    solver
+        Solver of each candidate's kernel, or its name, see `match_psf`.
+    kernel_edge
+        Odd edge of the kernels; by default that of the PSFs.
+    psf_edge
+        Odd edge to which all stamps are padded or cropped; by default that of the largest.
+    cell
+        Largest size of a cell in pixels. There is one candidate in the middle of each cell, and there are at least two
+        cells more than `order` along each axis.
+    order
+        Largest total degree of the polynomials by which kernels vary.
+    polynomial
+        ``"chebyshev"`` or ``"power"``.
+    max_l2
+        Candidates whose own kernel leaves a larger error are rejected; None: none are.
+    clip
+        Candidates are rejected whose error with the spatial kernel is by so many σ (from the median absolute deviation)
+        above the median; None: none are, which is right for PSF models that can be trusted.
+    mask_share
+        A pixel is masked where unusable pixels, or those beyond the border, carry more than this share of its kernel.
+    recenter, allow_deconvolution
+        As for `match_psf`.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> jd.MatchConfig(order=1, solver=jd.LeastSquares(1e-8)).cell
+    128
+    """
+
+    solver: str | AbstractSolver = "lsq"
+    kernel_edge: int | None = None
+    psf_edge: int | None = None
+    cell: int = 128
+    order: int = 3
+    polynomial: str = "chebyshev"
+    max_l2: float | None = None
+    clip: float | None = None
+    mask_share: float = 1e-4
+    recenter: bool = False
+    allow_deconvolution: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cell < 1:
+            raise ValueError(f"cell: got {self.cell}; give the size of a cell in pixels.")
+        if not 0 < self.mask_share < 1:
+            raise ValueError(f"mask_share: got {self.mask_share}; give a share of the kernel between 0 and 1.")
+        if self.order < 0:
+            raise ValueError(f"order: got {self.order}; give the degree of the polynomials, 0 for a constant kernel.")
+        if self.psf_edge is not None and (self.psf_edge < 1 or self.psf_edge % 2 == 0):
+            raise ValueError(f"psf_edge: got {self.psf_edge}; give an odd number of pixels.")
+
+
+class MatchedExposure(eqx.Module, Generic[E]):
+    """An exposure after matching, and how it came about.
+
+    Attributes
+    ----------
+    exposure
+        The exposure with other images, variance, mask and PSF, and the same bands, pixels, WCS, unit and zero points.
+    kernel
+        The kernel that was applied.
+    candidates
+        The PSFs that it was found from.
+    reference
+        The PSF to match, as it was used: on a stamp of the common edge.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> exposure = jd.Exposure(np.zeros((1, 64, 64)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    >>> matched = jd.match_exposure(exposure, jd.GaussianPSF(2.0))
+    >>> matched.reference.edge, bool(matched.candidates.good.all())
+    (21, True)
+    """
+
+    exposure: E
+    kernel: SpatialKernel
+    candidates: KernelCandidates
+    reference: AbstractPSF
+
+
+def match_exposure(
+    exposure: E,
+    reference_psf: AbstractPSF | object,
+    config: MatchConfig | None = None,
+    *,
+    kernel_sum: float = 1.0,
+) -> MatchedExposure[E]:
+    """Convolve an exposure so that its PSF becomes the same everywhere, in each band.
+
+    1. The PSF is evaluated in the middle of each cell of a grid, and brought to the edge of the reference PSF.
+    2. A kernel is found for each cell, by any solver.
+    3. Every pixel of the kernels becomes a polynomial of position; cells that do not fit are rejected, if wanted.
+    4. Images are convolved with the kernel that belongs to each pixel, variances with its square: the variance of each
+       pixel is right, but neighbouring pixels are correlated, which a variance cannot tell.
+    5. A pixel is masked where unusable ones, or those beyond the border, carry more than `MatchConfig.mask_share` of
+       its kernel. They count as zero.
+
+    It does what ModelPsfMatchTask of the Rubin pipelines is for, with the full linear convolution in place of the inner
+    pixels of the stamps, and any solver in place of a sum of Gaussians.
+
+    Parameters
+    ----------
+    exposure
+        The exposure; its `psf` is a PSF, or one that varies (`AbstractPSFField`).
+    reference_psf
+        PSF to match: a PSF or stamps, of one band or all.
+    config
+        Solver, cells, polynomials and masks.
+    kernel_sum
+        Sum of the kernels, by which images are scaled, too.
+
+    Returns
+    -------
+    MatchedExposure
+        Exposure, kernel, candidates and reference.
+
+    Raises
+    ------
+    ValueError
+        If the exposure has no PSF; if PSFs are no PSFs, or lose more than 1e-3 of their flux where they are cropped; if
+        the kernel would deconvolve and may not; if there are too few good candidates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> star = np.pad(jd.GaussianPSF(1.5).stamp(21), ((0, 0), (30, 30), (30, 30)))
+    >>> exposure = jd.Exposure(star, [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    >>> matched = jd.match_exposure(exposure, jd.GaussianPSF(2.0)).exposure
+    >>> bool(np.allclose(matched.images[:, 30:51, 30:51], jd.GaussianPSF(2.0).stamp(21), atol=1e-3))
+    True
+    """
+    config = MatchConfig() if config is None else config
+    if exposure.psf is None:
+        raise ValueError("exposure: it has no PSF; give it one, see Exposure(psf=...) and read_psf.")
+    field = as_field(exposure.psf)
+    box = Box((0, 0), (exposure.images.shape[-2], exposure.images.shape[-1]))
+    constant = isinstance(field, ConstantPSFField)
+    order = 0 if constant else config.order
+    positions, cells = _cells(box, config.cell, order, single=constant)
+    source, target = _pairs(field, reference_psf, positions, len(exposure.bands), config)
+    kernel, candidates = _solve(source, target, positions, cells, box, order, config)
+    narrower = bool((ImagePSF(target).fwhm() < NARROWER * ImagePSF(source[0]).fwhm()).any())
+    used = jax.tree.map(lambda figure: np.where(candidates.good, figure, 0), candidates.own)
+    check_quality(used, allow_deconvolution=config.allow_deconvolution, narrower=narrower)
+    scaled = kernel.with_sum(kernel_sum)
+    return MatchedExposure(
+        convolved_exposure(exposure, scaled, MatchedPSFField(field, kernel), config.mask_share),
+        scaled,
+        candidates,
+        ImagePSF(target.astype(default_dtype())),
+    )
+
+
+def _cells(
+    box: Box, size: int, order: int, *, single: bool
+) -> tuple[Float[np.ndarray, "candidate 2"], Int[np.ndarray, "candidate 2"]]:
+    """Middle of each cell, its row and column."""
+    counts = [1 if single else max(-(-edge // size), order + 2) for edge in box.shape]
+    middles = [(np.arange(n) + 0.5) * edge / n - 0.5 for n, edge in zip(counts, box.shape, strict=True)]
+    positions = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, 2) + np.asarray(box.start)
+    cells = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1).reshape(-1, 2)
+    return positions, cells
+
+
+def _pairs(
+    field: AbstractPSFField, reference: object, positions: np.ndarray, n_bands: int, config: MatchConfig
+) -> tuple[Float[np.ndarray, "candidate band n n"], Float[np.ndarray, "band n n"]]:
+    """PSFs of all cells and the reference, on stamps of one edge; a cell without PSF is NaN."""
+    target = reference if isinstance(reference, AbstractPSF) else ImagePSF(reference)
+    for name, bands in (("reference_psf", target.n_bands), ("exposure", field.n_bands)):
+        if bands not in (1, n_bands):
+            raise ValueError(f"{name}: got a PSF of {bands} bands for images of {n_bands}; give one, or one per band.")
+    edge = max(field.edge, target.edge) if config.psf_edge is None else config.psf_edge
+    source = _checked_fit("exposure", np.asarray(field.stamps(positions), np.float64), edge)
+    wanted = _checked_fit("reference_psf", np.asarray(target.stamp(target.edge), np.float64), edge)
+    return (
+        np.broadcast_to(source, (len(positions), n_bands, edge, edge)),
+        np.broadcast_to(wanted, (n_bands, edge, edge)),
+    )
+
+
+def _checked_fit(name: str, stamps: Float[np.ndarray, "*batch n n"], edge: int) -> Float[np.ndarray, "*batch m m"]:
+    """Stamps of another edge and of unit sum, if little flux is lost."""
+    fitting = np.asarray(resized(stamps, edge))
+    total, kept = (np.nansum(array, axis=(-2, -1)) for array in (stamps, fitting))
+    lost = float(np.max(1 - kept / total))
+    if lost > CLIPPED_FLUX:
+        raise ValueError(
+            f"psf_edge: cropping the PSF of `{name}` from {stamps.shape[-1]} to {edge} pixels loses {lost:.2%} of its "
+            "flux; choose a larger one."
+        )
+    return fitting / fitting.sum(axis=(-2, -1), keepdims=True)
+
+
+def _solve(
+    source: Float[np.ndarray, "candidate band n n"],
+    target: Float[np.ndarray, "band n n"],
+    positions: Float[np.ndarray, "candidate 2"],
+    cells: Int[np.ndarray, "candidate 2"],
+    box: Box,
+    order: int,
+    config: MatchConfig,
+) -> tuple[SpatialKernel, KernelCandidates]:
+    """Kernels of all cells, and the polynomials through them."""
+    finite = np.asarray(np.isfinite(source).all(axis=(-2, -1)))
+    filled = np.where(finite[..., None, None], source, target)  # of no effect: such candidates are not good
+    check_psfs(filled, target, recentered=config.recenter)
+    pair = (recentered(filled), recentered(target)) if config.recenter else (filled, target)
+    kernels, own = _kernels(*pair, config)
+    good = finite & (np.ones_like(finite) if config.max_l2 is None else np.asarray(own.l2) <= config.max_l2)
+    for _ in range(MAX_ROUNDS):
+        kernel = fit_spatial_kernel(positions, kernels, box, good=good, order=order, kind=config.polynomial)
+        spatial = _spatial_quality(kernel, positions, *pair)
+        kept = good if config.clip is None else good & ~_outliers(np.asarray(spatial.l2), good, config.clip)
+        if (kept == good).all():
+            break
+        good = kept
+    wanted = np.broadcast_to(pair[1], source.shape)
+    return kernel, KernelCandidates(positions, cells, pair[0], wanted, kernels, own, spatial, good)
+
+
+def _kernels(
+    source: Float[np.ndarray, "candidate band n n"], target: Float[np.ndarray, "band n n"], config: MatchConfig
+) -> tuple[Float[np.ndarray, "candidate band k k"], KernelQuality]:
+    """Kernel of each candidate alone, in double precision."""
+    edge = source.shape[-1] if config.kernel_edge is None else config.kernel_edge
+    if edge < 1 or edge % 2 == 0 or edge > source.shape[-1]:
+        raise ValueError(f"kernel_edge: got {edge}; give an odd number of pixels up to {source.shape[-1]}.")
+    shape = source.shape[:2]
+    flat = source.reshape(-1, *source.shape[-2:])
+    with jax.enable_x64(True):
+        wanted = np.broadcast_to(target, source.shape).reshape(flat.shape)
+        kernels, quality, _ = find_kernels(flat, wanted, solver_of(config.solver), edge, 1.0)
+    unflat = jax.tree.map(lambda array: np.asarray(array).reshape(*shape, *array.shape[1:]), (kernels, quality))
+    return unflat
+
+
+def _spatial_quality(
+    kernel: SpatialKernel,
+    positions: Float[np.ndarray, "candidate 2"],
+    source: Float[np.ndarray, "candidate band n n"],
+    target: Float[np.ndarray, "band n n"],
+) -> KernelQuality:
+    """How good the spatial kernel is where the candidates are."""
+    quality = jax.vmap(jax.vmap(kernel_quality), in_axes=(0, 0, None))
+    arrays = (jnp.asarray(values, dtype=float) for values in (source, target))
+    return jax.tree.map(np.asarray, jax.jit(quality)(kernel.at(positions), *arrays))
+
+
+def _outliers(error: Float[np.ndarray, "candidate band"], good: np.ndarray, clip: float) -> np.ndarray:
+    """Candidates whose error is far above that of the others of their band."""
+    known = np.where(good, error, np.nan)
+    middle = np.nanmedian(known, axis=0)
+    spread = 1.4826 * np.nanmedian(np.abs(known - middle), axis=0)
+    return error > middle + clip * np.maximum(spread, 0.1 * middle)
