@@ -77,6 +77,7 @@ from .psf_match import MatchConfig as MatchConfig
 from .psf_match import MatchedExposure as MatchedExposure
 from .psf_match import MatchedKernels as MatchedKernels
 from .psf_match import MatchedPSFField as MatchedPSFField
+from .psf_match import Sparse as Sparse
 from .psf_match import SpatialKernel as SpatialKernel
 from .psf_match import coadd_target as coadd_target
 from .psf_match import fit_profile as fit_profile

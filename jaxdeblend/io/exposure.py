@@ -93,6 +93,8 @@ class Exposure(eqx.Module):
         self.variance = _variance(variance, self.images.shape)
         good = np.isfinite(self.images) & np.isfinite(self.variance) & (self.variance > 0)
         self.mask = _mask(mask, self.images.shape) | ~good
+        if psf is None:
+            raise ValueError("psf: got None; an exposure needs a PSF, see read_psf, or GaussianPSF to begin with.")
         self.psf = psf if isinstance(psf, AbstractPSF | AbstractPSFField) else ImagePSF(psf)
         if self.psf.n_bands not in (1, len(self.bands)):
             raise ValueError(

@@ -13,6 +13,7 @@ from .solvers import AbstractSolver as AbstractSolver
 from .solvers import Fourier as Fourier
 from .solvers import LeastSquares as LeastSquares
 from .solvers import Solution as Solution
+from .sparse import Sparse as Sparse
 from .spatial import SpatialKernel as SpatialKernel
 from .spatial import fit_spatial_kernel as fit_spatial_kernel
 from .target import FittedPSF as FittedPSF

@@ -171,7 +171,7 @@ def match_exposure(
     """
     config = MatchConfig() if config is None else config
     if exposure.psf is None:
-        raise ValueError("exposure: it has no PSF; give it one, see Exposure(psf=...) and read_psf.")
+        raise ValueError("exposure: it has no PSF; give it one, see read_psf and read_psf_field.")
     field = as_field(exposure.psf)
     box = Box((0, 0), (exposure.images.shape[-2], exposure.images.shape[-1]))
     constant = isinstance(field, ConstantPSFField)
@@ -222,8 +222,8 @@ def _pairs(
 def _checked_fit(name: str, stamps: Float[np.ndarray, "*batch n n"], edge: int) -> Float[np.ndarray, "*batch m m"]:
     """Stamps of another edge and of unit sum, if little flux is lost."""
     fitting = np.asarray(resized(stamps, edge))
-    total, kept = (np.nansum(array, axis=(-2, -1)) for array in (stamps, fitting))
-    lost = float(np.max(1 - kept / total))
+    total, kept = (array.sum(axis=(-2, -1)) for array in (stamps, fitting))
+    lost = float(np.nanmax(1 - kept / total))
     if lost > CLIPPED_FLUX:
         raise ValueError(
             f"psf_edge: cropping the PSF of `{name}` from {stamps.shape[-1]} to {edge} pixels loses {lost:.2%} of its "

@@ -15,8 +15,9 @@ from ..instrument.psf import AbstractPSF, ImagePSF
 from .checks import check_psfs, check_quality, recentered
 from .quality import KernelQuality, kernel_quality
 from .solvers import AbstractSolver, Fourier, LeastSquares, Solution
+from .sparse import Sparse
 
-SOLVERS = {"lsq": LeastSquares(), "fourier": Fourier()}
+SOLVERS = {"lsq": LeastSquares(), "fourier": Fourier(), "sparse": Sparse()}
 """Solvers that have a name, with their default settings."""
 
 NARROWER = 0.98
@@ -70,7 +71,7 @@ def match_psf(
         zeros.
     method
         A solver such as ``LeastSquares(1e-8)`` or one of your own, or the name of one with its default settings:
-        ``"lsq"`` (`LeastSquares`) or ``"fourier"`` (`Fourier`).
+        ``"lsq"`` (`LeastSquares`), ``"fourier"`` (`Fourier`) or ``"sparse"`` (`Sparse`).
     edge
         Odd edge of the kernels; by default that of the larger stamp, and at most that.
     kernel_sum

@@ -12,17 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..instrument.host import AnyArray
-from ..instrument.kernel import DEFAULT_REGULARIZATION, laplacian_transform, regularized_division
-from ..ops import fft
+from ..instrument.kernel import DEFAULT_REGULARIZATION, regularized_division
+from .normal import NormalEquations
 
 SAFE_LOBE = 0.3
 """Weight of the negative pixels up to which a kernel is very safe (Aniano et al. 2011): what ``"auto"`` keeps to."""
 
 STRENGTHS = (-12.0, 0.0)
 """Range of log λ for ``"auto"``."""
-
-MAX_ITERATIONS = 500
-"""Of conjugate gradients; real PSFs need some hundred."""
 
 
 class Solution(eqx.Module):
@@ -91,10 +88,8 @@ class LeastSquares(AbstractSolver):
     """Every pixel of the kernel is free: the minimum of ‖K * S - T‖² + λ ‖∇²K‖² with ΣK = 1.
 
     The convolution is the full linear one, and ∇² is the five-point Laplacian of the kernel continued by zeros: were
-    its border free, the noiseless kernel between two Gaussians would fit to 1e-6 and be useless (W₋ of 190). The normal
-    matrix S ⋆ S + λ ∇²∇² depends on the difference of two pixels only. It is applied by FFTs, and solved by conjugate
-    gradients that are preconditioned with its inverse on a periodic grid, where `Fourier` would stop. A Lagrange
-    multiplier keeps the sum.
+    its border free, the noiseless kernel between two Gaussians would fit to 1e-6 and be useless (W₋ of 190). Solved by
+    conjugate gradients that begin where `Fourier` stops, see `NormalEquations`; a Lagrange multiplier keeps the sum.
 
     Parameters
     ----------
@@ -199,26 +194,8 @@ def least_squares(
     >>> round(float(least_squares(narrow, wide, 15, 1e-6).sum()), 5)
     1.0
     """
-    size = fft.good_size(source.shape[-1] + edge)
-    s, t = (fft.kernel_transform(psf, (size, size), (size, size)) for psf in (source, target))
-    power = jnp.abs(s) ** 2 + regularization * laplacian_transform(size).astype(source.dtype) ** 2
-    right = _cropped(jnp.fft.irfft2(t * jnp.conj(s), s=(size, size)), edge)
-
-    def multiply(kernel: Array, transform: Array) -> Array:
-        spectrum = fft.kernel_transform(kernel, (size, size), (size, size)) * transform.astype(s.dtype)
-        return _cropped(jnp.fft.irfft2(spectrum, s=(size, size)), edge)
-
-    def solve(right: Array) -> Array:
-        return jax.scipy.sparse.linalg.cg(
-            lambda kernel: multiply(kernel, power),
-            right,
-            M=lambda residual: multiply(residual, 1 / power),
-            tol=float(jnp.finfo(source.dtype).eps) ** 0.75,
-            maxiter=MAX_ITERATIONS,
-        )[0]
-
-    free, constant = solve(right), solve(jnp.ones_like(right))
-    return free + constant * (1 - free.sum()) / constant.sum()
+    system = NormalEquations.of(source, target, edge, regularization)
+    return system.constrained(jnp.ones((edge, edge), bool))
 
 
 def _with_strength(strength: float | str, like: Array, solve: Callable[[Array], Array]) -> Solution:
@@ -239,11 +216,6 @@ def _smallest_safe(solve: Callable[[Array], Array], like: Array) -> Float[Array,
 
     low, high = (jnp.asarray(value, like.dtype) for value in STRENGTHS)
     return 10 ** jax.lax.fori_loop(0, 10, halve, (low, high))[1]
-
-
-def _cropped(image: Float[Array, "n n"], edge: int) -> Float[Array, "k k"]:
-    """Square of odd edge about the origin of a periodic image."""
-    return jnp.roll(image, (edge // 2, edge // 2), axis=(0, 1))[:edge, :edge]
 
 
 def _tapered(psf: Float[Array, "n n"], width: int) -> Float[Array, "n n"]:
