@@ -70,11 +70,15 @@ from .model.source import Source as Source
 from .model.spectrum import AbstractSpectrum as AbstractSpectrum
 from .model.spectrum import FreeSpectrum as FreeSpectrum
 from .psf_match import AbstractSolver as AbstractSolver
+from .psf_match import DeltaBasis as DeltaBasis
 from .psf_match import Fourier as Fourier
+from .psf_match import GaussianBasis as GaussianBasis
+from .psf_match import ImageMatchConfig as ImageMatchConfig
 from .psf_match import KernelQuality as KernelQuality
 from .psf_match import LeastSquares as LeastSquares
 from .psf_match import MatchConfig as MatchConfig
 from .psf_match import MatchedExposure as MatchedExposure
+from .psf_match import MatchedImages as MatchedImages
 from .psf_match import MatchedKernels as MatchedKernels
 from .psf_match import MatchedPSFField as MatchedPSFField
 from .psf_match import Sparse as Sparse
@@ -83,4 +87,5 @@ from .psf_match import coadd_target as coadd_target
 from .psf_match import fit_profile as fit_profile
 from .psf_match import fit_target_psf as fit_target_psf
 from .psf_match import match_exposure as match_exposure
+from .psf_match import match_images as match_images
 from .psf_match import match_psf as match_psf

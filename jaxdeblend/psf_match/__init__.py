@@ -1,10 +1,16 @@
 """One PSF into another: difference kernels."""
 
 from .apply import MatchedPSFField as MatchedPSFField
+from .basis import DeltaBasis as DeltaBasis
+from .basis import GaussianBasis as GaussianBasis
 from .candidates import KernelCandidates as KernelCandidates
+from .decorrelate import decorrelation_kernel as decorrelation_kernel
 from .exposure import MatchConfig as MatchConfig
 from .exposure import MatchedExposure as MatchedExposure
 from .exposure import match_exposure as match_exposure
+from .images import ImageMatchConfig as ImageMatchConfig
+from .images import MatchedImages as MatchedImages
+from .images import match_images as match_images
 from .match import MatchedKernels as MatchedKernels
 from .match import match_psf as match_psf
 from .quality import KernelQuality as KernelQuality

@@ -12,12 +12,19 @@ from jaxtyping import Array, Float
 from ..instrument.host import AnyArray, default_dtype
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.psf import AbstractPSF, ImagePSF
+from .basis import DeltaBasis, GaussianBasis
 from .checks import check_psfs, check_quality, recentered
 from .quality import KernelQuality, kernel_quality
 from .solvers import AbstractSolver, Fourier, LeastSquares, Solution
 from .sparse import Sparse
 
-SOLVERS = {"lsq": LeastSquares(), "fourier": Fourier(), "sparse": Sparse()}
+SOLVERS = {
+    "lsq": LeastSquares(),
+    "fourier": Fourier(),
+    "sparse": Sparse(),
+    "basis": GaussianBasis(),
+    "delta": DeltaBasis(),
+}
 """Solvers that have a name, with their default settings."""
 
 NARROWER = 0.98
@@ -71,7 +78,8 @@ def match_psf(
         zeros.
     method
         A solver such as ``LeastSquares(1e-8)`` or one of your own, or the name of one with its default settings:
-        ``"lsq"`` (`LeastSquares`), ``"fourier"`` (`Fourier`) or ``"sparse"`` (`Sparse`).
+        ``"lsq"`` (`LeastSquares`), ``"fourier"`` (`Fourier`), ``"sparse"`` (`Sparse`), ``"basis"`` (`GaussianBasis`) or
+        ``"delta"`` (`DeltaBasis`).
     edge
         Odd edge of the kernels; by default that of the larger stamp, and at most that.
     kernel_sum

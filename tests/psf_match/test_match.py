@@ -151,7 +151,10 @@ BAD = [
     (dict(source=NAN), "psf: got 25 pixels that are NaN or infinite"),
     (dict(target=np.zeros((5, 5))), "psf: got stamps of sum 0.0"),
     (dict(source=np.ones((2, 5, 5)), target=np.ones((3, 5, 5))), "target: got 3 bands for a source of 2"),
-    (dict(method="magic"), "method: got 'magic'; give a solver, or one of 'lsq', 'fourier', 'sparse'"),
+    (
+        dict(method="magic"),
+        "method: got 'magic'; give a solver, or one of 'lsq', 'fourier', 'sparse', 'basis', 'delta'",
+    ),
     (dict(edge=4), "edge: got 4; give an odd number of pixels up to 21"),
     (dict(edge=23), "edge: got 23; give an odd number of pixels up to 21, the edge of the PSFs"),
     (
