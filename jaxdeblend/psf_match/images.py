@@ -17,6 +17,7 @@ from .apply import E, Imaged, MatchedPSFField, convolved_exposure
 from .basis import PRESETS, gaussian_basis
 from .candidates import KernelCandidates
 from .decorrelate import decorrelation_kernel
+from .exposure import grid_of_cells
 from .linear import fit_joint, fit_single, residuals
 from .quality import KernelQuality, kernel_quality
 from .spatial import SpatialKernel, fit_spatial_kernel
@@ -337,9 +338,7 @@ def _decorrelated(
     config: ImageMatchConfig,
 ) -> E:
     """The difference convolved with what makes its noise white, found on a grid and varying as the kernel does."""
-    counts = config.order + 2
-    middles = [(np.arange(counts) + 0.5) * edge / counts - 0.5 for edge in kernel.box.shape]
-    nodes = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, 2)
+    nodes, _ = grid_of_cells(kernel.box, max(kernel.box.shape), config.order)
     own, other = (_typical_variance(image) for image in (exposure, reference))
     whitening = decorrelation_kernel(kernel.at(nodes), own[None], other[None], 2 * config.kernel_edge - 1)
     spatial = fit_spatial_kernel(nodes, np.asarray(whitening), kernel.box, order=config.order, kind=config.polynomial)
