@@ -17,7 +17,7 @@ from .apply import E, MatchedPSFField, convolved_exposure, resized
 from .candidates import KernelCandidates
 from .checks import check_psfs, check_quality, recentered
 from .match import NARROWER, find_kernels, solver_of
-from .quality import KernelQuality, kernel_quality
+from .quality import KernelQuality, kernel_qualities
 from .solvers import AbstractSolver
 from .spatial import SpatialKernel, fit_spatial_kernel
 
@@ -292,9 +292,8 @@ def _spatial_quality(
     target: Float[np.ndarray, "band n n"],
 ) -> KernelQuality:
     """How good the spatial kernel is where the candidates are."""
-    quality = jax.vmap(jax.vmap(kernel_quality), in_axes=(0, 0, None))
-    arrays = (jnp.asarray(values, dtype=float) for values in (source, target))
-    return jax.tree.map(np.asarray, jax.jit(quality)(kernel.at(positions), *arrays))
+    arrays = (jnp.asarray(values, dtype=float) for values in (source, np.broadcast_to(target, source.shape)))
+    return jax.tree.map(np.asarray, kernel_qualities(kernel.at(positions), *arrays))
 
 
 def _outliers(error: Float[np.ndarray, "candidate band"], good: np.ndarray, clip: float) -> np.ndarray:

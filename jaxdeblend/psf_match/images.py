@@ -19,7 +19,7 @@ from .candidates import KernelCandidates
 from .decorrelate import decorrelation_kernel
 from .exposure import grid_of_cells
 from .linear import fit_joint, fit_single, residuals
-from .quality import KernelQuality, kernel_quality
+from .quality import KernelQuality, kernel_qualities
 from .spatial import SpatialKernel, fit_spatial_kernel
 
 
@@ -370,11 +370,10 @@ def _candidates(
             for b in range(len(background))
         ]
     kernels = np.stack([np.asarray(band) for band in alone], axis=1)
-    quality = jax.jit(jax.vmap(jax.vmap(kernel_quality)))
 
     def judged(kernels: AnyArray) -> KernelQuality:
         arrays = (jnp.asarray(np.asarray(array), dtype=float) for array in (kernels, stars.source, target))
-        return jax.tree.map(np.asarray, quality(*arrays))
+        return jax.tree.map(np.asarray, kernel_qualities(*arrays))
 
     return KernelCandidates(
         stars.positions,

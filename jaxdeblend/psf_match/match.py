@@ -147,7 +147,11 @@ def find_kernels(
         solution = solver.solve(source, target, edge)
         return solution, kernel_quality(jnp.asarray(solution.kernel), source, target)
 
-    solutions, quality = jax.vmap(one)(*jnp.broadcast_arrays(source, target))
+    pairs = tuple(jnp.broadcast_arrays(source, target))
+    if jax.default_backend() == "cpu":  # one after the other: each fits the caches, and none waits for the slowest
+        solutions, quality = jax.lax.map(lambda pair: one(*pair), pairs)
+    else:
+        solutions, quality = jax.vmap(one)(*pairs)
     return kernel_sum * solutions.kernel, quality, solutions.regularization
 
 

@@ -1,6 +1,7 @@
 """How well a kernel takes one PSF to another."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -89,6 +90,24 @@ def kernel_quality(
         largest_gain=jnp.abs(jnp.fft.rfft2(kernel, s=(size, size))).max(),
         sum_error=total - 1,
     )
+
+
+@jax.jit
+def kernel_qualities(
+    kernels: Float[Array, "candidate band k k"],
+    source: Float[Array, "candidate band n n"],
+    target: Float[Array, "candidate band n n"],
+) -> KernelQuality:
+    """Quality of the kernels of many candidates in all bands, see `kernel_quality`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> psfs = jnp.zeros((4, 2, 5, 5)).at[:, :, 2, 2].set(1.0)
+    >>> kernel_qualities(jnp.ones((4, 2, 1, 1)), psfs, psfs).l2.shape
+    (4, 2)
+    """
+    return jax.vmap(jax.vmap(kernel_quality))(kernels, source, target)
 
 
 def convolved(kernel: Float[Array, "k k"], source: Float[Array, "n n"]) -> Float[Array, "n n"]:
