@@ -40,6 +40,7 @@ from .io import read_positions as read_positions
 from .io import read_psf as read_psf
 from .io import read_psf_field as read_psf_field
 from .io import write_catalog as write_catalog
+from .io import write_exposure as write_exposure
 from .io import write_models as write_models
 from .measure import Apportioned as Apportioned
 from .measure import Flag as Flag

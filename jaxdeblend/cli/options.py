@@ -8,7 +8,8 @@ import click
 import numpy as np
 
 from ..instrument.psf import AbstractPSF, GaussianPSF, MoffatPSF
-from ..io import Exposure, read_exposure, read_psf
+from ..instrument.psf_field import AbstractPSFField, ConstantPSFField
+from ..io import Exposure, read_exposure, read_psf_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +39,40 @@ class Inputs:
             mask=self.mask,
         )
 
-    def read_psf(self) -> AbstractPSF:
+    def read_psf(self) -> AbstractPSF | AbstractPSFField:
         """Read the PSF, or make it from its widths."""
         if bool(self.psf) == bool(self.psf_fwhm):
             raise click.UsageError("give the PSF, either as files by --psf or as widths by --psf-fwhm.")
         if self.psf:
-            return read_psf(self.psf, self.bands)
-        if len(self.psf_fwhm) not in (1, len(self.bands)):
-            raise click.UsageError(
-                f"--psf-fwhm: got {len(self.psf_fwhm)} widths for {len(self.bands)} bands; give one, or one per band."
-            )
-        if self.psf_model == "moffat":
-            return MoffatPSF(self.psf_fwhm)
-        return GaussianPSF(np.array(self.psf_fwhm) / (2 * np.sqrt(2 * np.log(2))))
+            field = read_psf_field(self.psf, self.bands)
+            return field.psf if isinstance(field, ConstantPSFField) else field
+        return psf_of_widths("--psf-fwhm", self.psf_fwhm, self.psf_model, self.bands)
+
+
+def psf_of_widths(option: str, widths: Sequence[float], model: str, bands: Sequence[str]) -> AbstractPSF:
+    """Profiles of these FWHM.
+
+    Parameters
+    ----------
+    option
+        Name of the option, for error messages.
+    widths
+        FWHM in pixels, one or one per band.
+    model
+        ``"moffat"``, of β = 3, or ``"gaussian"``.
+    bands
+        Names of the bands.
+
+    Returns
+    -------
+    AbstractPSF
+        The PSF.
+    """
+    if len(widths) not in (1, len(bands)):
+        raise click.UsageError(f"{option}: got {len(widths)} widths for {len(bands)} bands; give one, or one per band.")
+    if model == "moffat":
+        return MoffatPSF(widths)
+    return GaussianPSF(np.array(widths) / (2 * np.sqrt(2 * np.log(2))))
 
 
 class Names(click.ParamType):
@@ -86,10 +108,23 @@ class Numbers(click.ParamType):
 
 def exposure_options(command: Callable) -> Callable:
     """Add the options of `Inputs` to a command."""
-    options = [
-        click.argument("images", nargs=-1, required=True),
-        click.option("--bands", type=Names(), required=True, help="Names of the bands, in order: g,r,i."),
-        click.option("--psf", type=Names(), help="PSF stamps: a file per band, 'psf_{band}.fits', or one cube."),
+    return _add(_exposure_options(required=True), command)
+
+
+def optional_exposure_options(command: Callable) -> Callable:
+    """Add the options of `Inputs` to a command that can do without."""
+    return _add(_exposure_options(required=False), command)
+
+
+def _exposure_options(*, required: bool) -> list[Callable]:
+    return [
+        click.argument("images", nargs=-1, required=required),
+        click.option("--bands", type=Names(), required=required, help="Names of the bands, in order: g,r,i."),
+        click.option(
+            "--psf",
+            type=Names(),
+            help="PSF stamps: a file per band, 'psf_{band}.fits', or one cube; or .psf files of PSFEx.",
+        ),
         click.option("--psf-fwhm", type=Numbers(), help="Instead of --psf: its FWHM in pixels, one or one per band."),
         click.option(
             "--psf-model",
@@ -108,7 +143,6 @@ def exposure_options(command: Callable) -> Callable:
         click.option("--weight", help="Weights (1 / variance) from these files: 'invvar_{band}.fits'."),
         click.option("--mask", help="Masks from these files: 'mask_{band}.fits', or one for all bands."),
     ]
-    return _add(options, command)
 
 
 def common_options(command: Callable) -> Callable:

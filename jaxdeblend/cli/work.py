@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ def run_deblend(options: DeblendOptions) -> Summary:
         seconds = {"read": read - started, "deblend": fitted - read}
         seconds["total"] = time.perf_counter() - started
         summary = Summary(_counts(result), seconds, options.output, options.names, result)
-        (stage / "run.json").write_text(json.dumps(_record(options, summary), indent=2) + "\n")
+        record = run_record(options, counts=summary.counts, seconds=seconds, files=summary.names)
+        (stage / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     return summary
 
 
@@ -172,8 +173,25 @@ def _counts(result: CatalogResult) -> dict[str, int]:
     }
 
 
-def _record(options: DeblendOptions, summary: Summary) -> dict[str, Any]:
-    """What `run.json` says: enough to run it again."""
+def run_record(
+    options: Any, *, counts: Mapping[str, int], seconds: Mapping[str, float], files: Sequence[str]
+) -> dict[str, Any]:
+    """What `run.json` says: enough to run it again.
+
+    Parameters
+    ----------
+    options
+        What was asked for, a dataclass.
+    counts, seconds
+        What came out, and how long it took.
+    files
+        Names of the files written.
+
+    Returns
+    -------
+    dict[str, Any]
+        The record.
+    """
     given = dataclasses.asdict(options)
     return {
         "software": f"jaxdeblend {__version__}",
@@ -181,7 +199,7 @@ def _record(options: DeblendOptions, summary: Summary) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "options": json.loads(json.dumps(given, default=str)),
-        "counts": dict(summary.counts),
-        "seconds": {name: round(value, 2) for name, value in summary.seconds.items()},
-        "files": list(summary.names),
+        "counts": dict(counts),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "files": list(files),
     }

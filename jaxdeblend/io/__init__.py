@@ -2,6 +2,7 @@
 
 from .exposure import Exposure as Exposure
 from .exposure_files import read_exposure as read_exposure
+from .exposure_files import write_exposure as write_exposure
 from .files import PathLike as PathLike
 from .files import atomic_path as atomic_path
 from .files import paths_of_bands as paths_of_bands

@@ -1,4 +1,4 @@
-"""Exposures from FITS files."""
+"""Exposures from FITS files, and to them."""
 
 import logging
 import warnings
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.stats import sigma_clipped_stats
 from astropy.wcs import WCS
 
 from .exposure import Exposure, as_float32
-from .files import PathLike, paths_of_bands
+from .files import PathLike, atomic_path, paths_of_bands
 from .planes import FilePlanes, Plane, bad_pixels, read_planes
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,66 @@ def read_exposure(
         unit=_common_unit(images) if unit is None else unit,
         zero_point=[_zero_point(plane.header) for _, plane in images],
     )
+
+
+def write_exposure(path: PathLike, exposure: Exposure, *, overwrite: bool = False) -> Path:
+    """Write an exposure to a FITS file, whole or not at all; `read_exposure` reads it back.
+
+    Each band has three extensions: IMAGE_<band> with the WCS, BUNIT and FILTER, and the zero point as MAGZERO where it
+    is known; VARIANCE_<band>; and MASK_<band>, 1 (MP_BAD) where a pixel is unusable. The PSF is not written.
+
+    Parameters
+    ----------
+    path
+        The file, ``.fits``.
+    exposure
+        The exposure.
+    overwrite
+        Whether the file may exist already.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and `overwrite` is not set.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> from jaxdeblend.io import read_exposure, write_exposure
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "gr.fits"
+    >>> exposure = jd.Exposure(np.ones((2, 32, 40)), [1.0, 4.0], jd.GaussianPSF(1.5), bands="gr", unit="nJy")
+    >>> again = read_exposure(write_exposure(path, exposure), bands="gr", psf=exposure.psf)
+    >>> again.unit, again.variance[:, 0, 0].tolist()
+    ('nJy', [1.0, 4.0])
+    """
+    common = fits.Header() if exposure.wcs is None else exposure.wcs.to_header(relax=True)
+    if exposure.unit is not None:
+        common["BUNIT"] = exposure.unit
+    hdus: list[Any] = [fits.PrimaryHDU()]
+    for number, band in enumerate(exposure.bands):
+        header = common.copy()
+        header["FILTER"] = band
+        if np.isfinite(exposure.zero_point[number]):
+            header["MAGZERO"] = (float(exposure.zero_point[number]), "AB magnitude of one image unit")
+        planes = {
+            "IMAGE": (exposure.images, header),
+            "VARIANCE": (exposure.variance, fits.Header()),
+            "MASK": (exposure.mask.astype(np.uint8), fits.Header([("MP_BAD", 0)])),
+        }
+        for name, (cube, cards) in planes.items():
+            hdu = fits.ImageHDU(np.ascontiguousarray(cube[number]), cards)
+            hdu.header["EXTNAME"] = f"{name}_{band}"  # in this very case: y and Y can be two bands
+            hdus.append(hdu)
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        fits.HDUList(hdus).writeto(temporary)
+    return Path(path)
 
 
 def _read_files(paths: PathLike | Sequence[PathLike], bands: tuple[str, ...]) -> list[FilePlanes]:

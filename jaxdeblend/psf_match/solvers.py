@@ -133,7 +133,8 @@ class Fourier(AbstractSolver):
         Power of the Laplacian L̂: 0 makes it a Wiener filter, 2 the biharmonic one.
     taper
         Number of pixels at the border of the stamps over which both PSFs are brought down to zero, by a cosine: a PSF
-        that is cut off while it still shines rings. Its flux there is lost, and made up for by the unit sum.
+        that is cut off while it still shines rings. Its flux there is lost, and made up for by the unit sum. By default
+        an eighth of the edge.
 
     Raises
     ------
@@ -150,18 +151,19 @@ class Fourier(AbstractSolver):
 
     regularization: float | str = eqx.field(static=True, default=DEFAULT_REGULARIZATION)
     order: int = eqx.field(static=True, default=1)
-    taper: int = eqx.field(static=True, default=0)
+    taper: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         _check_strength(self.regularization)
         if self.order < 0:
             raise ValueError(f"order: got {self.order}; give 0 (Wiener), 1 (Laplacian) or 2 (biharmonic).")
-        if self.taper < 0:
+        if self.taper is not None and self.taper < 0:
             raise ValueError(f"taper: got {self.taper}; give a number of pixels, 0 for none.")
 
     def solve(self, source: Float[Array, "n n"], target: Float[Array, "n n"], edge: int) -> Solution:
         """Kernel by division."""
-        s, t = (_tapered(psf, self.taper)[None] for psf in (source, target))
+        taper = source.shape[-1] // 8 if self.taper is None else self.taper
+        s, t = (_tapered(psf, taper)[None] for psf in (source, target))
         return _with_strength(self.regularization, source, lambda x: regularized_division(s, t, edge, x, self.order)[0])
 
 

@@ -7,7 +7,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
 import jaxdeblend as jd
-from jaxdeblend.io import read_exposure
+from jaxdeblend.io import read_exposure, write_exposure
 
 PSF = jd.GaussianPSF(1.5)
 SHAPE = (24, 30)
@@ -343,3 +343,30 @@ def test_planes_of_some_bands_only(tmp_path):
     write(tmp_path / "r.fits", ("SCI", image()))
     with pytest.raises(ValueError, match="r.fits: no variance plane, but the files of the other bands"):
         read_exposure(tmp_path / "{band}.fits", bands=("g", "r"), psf=PSF)
+
+
+# ---- written and read again
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    images, mask = np.stack([image(1), image(2)]), np.zeros((2, *SHAPE), bool)
+    mask[0, 3, 4] = mask[1, 5, 6] = True
+    images[0, 7, 7], variance = np.nan, np.stack([np.full(SHAPE, 2.0), np.full(SHAPE, 3.0)])
+    variance[1, 8, 8] = 0
+    exposure = jd.Exposure(
+        images, variance, PSF, bands=("y", "Y"), mask=mask, wcs=make_wcs(), unit="nJy", zero_point=[31.4, np.nan]
+    )
+    path = write_exposure(tmp_path / "both.fits", exposure)
+    again = read_exposure(path, bands=("y", "Y"), psf=PSF)
+    for name in ("images", "variance", "mask", "zero_point"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(exposure, name))
+    assert again.unit == "nJy" and exposure.mask.sum() == 4
+    np.testing.assert_allclose(again.wcs.pixel_to_world_values(3, 4), make_wcs().pixel_to_world_values(3, 4))
+
+
+def test_files_are_not_replaced_unasked(tmp_path):
+    exposure = jd.Exposure(image()[None], [1.0], PSF, bands=["r"])
+    path = write_exposure(tmp_path / "r.fits", exposure)
+    with pytest.raises(FileExistsError, match="r.fits: exists already"):
+        write_exposure(path, exposure)
+    assert read_exposure(write_exposure(path, exposure, overwrite=True), bands=["r"], psf=PSF).wcs is None
