@@ -42,6 +42,8 @@ class MatchedKernels(eqx.Module):
         Figures of each band, for the kernel of unit sum.
     regularization
         λ of each band, 0 for a solver without.
+    psf_edges
+        Edges of the stamps of source and target, as they came; the smaller ones were padded with zeros.
 
     Examples
     --------
@@ -54,6 +56,7 @@ class MatchedKernels(eqx.Module):
     kernel: DifferenceKernel
     quality: KernelQuality
     regularization: Float[AnyArray, " band"]
+    psf_edges: tuple[int, int] | None = eqx.field(static=True, default=None)
 
 
 def match_psf(
@@ -123,7 +126,7 @@ def match_psf(
         check_quality(matched[1], allow_deconvolution=allow_deconvolution, narrower=narrower)
         matched = jax.tree.map(lambda array: jnp.asarray(np.asarray(array), default_dtype()), matched)
     image, quality, strength = matched
-    return MatchedKernels(DifferenceKernel(image), quality, strength)
+    return MatchedKernels(DifferenceKernel(image), quality, strength, (psfs[0].edge, psfs[1].edge))
 
 
 def _on_host(stamps: AnyArray, recenter: bool) -> Float[np.ndarray, "band n n"]:

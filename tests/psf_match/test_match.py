@@ -8,6 +8,7 @@ import scipy.linalg
 import scipy.signal
 
 import jaxdeblend as jd
+from jaxdeblend.psf_match.checks import recentered
 from jaxdeblend.psf_match.match import SOLVERS
 from jaxdeblend.psf_match.solvers import least_squares
 
@@ -95,6 +96,7 @@ def test_smaller_stamps_are_padded():
     np.testing.assert_array_equal(
         jd.match_psf(small, wide, edge=15).kernel.image, jd.match_psf(padded, wide, edge=15).kernel.image
     )
+    assert jd.match_psf(small, wide, edge=15).psf_edges == (15, 31)
 
 
 @pytest.mark.filterwarnings("ignore:match_psf")
@@ -194,6 +196,41 @@ def test_deconvolution_must_be_allowed():
 def test_a_kernel_that_is_cut_off_warns():
     with pytest.warns(UserWarning, match="match_psf: the kernels leave .* of the encircled energy"):
         jd.match_psf(gaussian(1.5, 41), gaussian(5.0, 41), edge=7, allow_deconvolution=True)
+
+
+def test_a_psf_that_dips_below_zero_warns():
+    source = gaussian(1.5, 21)
+    source[3, 3] = -0.05 * source.max()
+    with pytest.warns(UserWarning, match="source: negative pixels of the PSF reach 0.050 of its maximum"):
+        jd.match_psf(source, gaussian(2.0, 21), allow_deconvolution=True)
+
+
+def test_the_kernel_takes_up_an_offset_or_leaves_it():
+    """A PSF a pixel off its middle: the kernel moves sources, and says so, unless PSFs are centred first."""
+    source, target = gaussian(1.5, 31), np.roll(gaussian(2.0, 31), 1, axis=0)
+    with pytest.warns(UserWarning, match="target: its centroid is up to 1.00 pixels from that of the source"):
+        moving = np.asarray(jd.match_psf(source, target).kernel.image[0])
+    still = np.asarray(jd.match_psf(source, target, recenter=True).kernel.image[0])
+    offset = np.arange(31) - 15
+    np.testing.assert_allclose([(k * offset[:, None]).sum() for k in (moving, still)], [1.0, 0.0], atol=5e-3)
+    np.testing.assert_allclose([(k * offset[None, :]).sum() for k in (moving, still)], [0.0, 0.0], atol=5e-3)
+
+
+def test_half_a_pixel_is_recentred():
+    """Against a profile that is drawn in the middle."""
+    offset = np.arange(31) - 15.0
+    moved = np.exp(-0.5 * ((offset[:, None] - 0.4) ** 2 + (offset[None, :] + 0.3) ** 2) / 2.0**2)
+    centred = np.exp(-0.5 * (offset[:, None] ** 2 + offset[None, :] ** 2) / 2.0**2)
+    np.testing.assert_allclose(recentered(moved), centred / centred.sum(), atol=2e-4 * centred.max() / centred.sum())
+
+
+@pytest.mark.filterwarnings("ignore:match_psf")
+@pytest.mark.parametrize("method", SOLVERS)
+def test_every_solver_serves(method):
+    """Unit sums, and stars of the wanted width."""
+    matched = jd.match_psf(jd.GaussianPSF([1.4, 1.5]).stamp(21), jd.GaussianPSF(2.0).stamp(21), edge=15, method=method)
+    np.testing.assert_allclose(matched.kernel.image.sum(axis=(1, 2)), 1.0, atol=1e-5)
+    assert float(matched.quality.l2.max()) < 0.05 and float(matched.quality.negative_lobe.max()) < 0.5
 
 
 REAL = [  # source, target, edge, λ, and the largest L2, encircled-energy error and W₋
