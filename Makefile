@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+# Most of the time goes into compiling, on one core; a file's tests stay together, as do the programs they share.
+PARALLEL ?= --numprocesses 2 --dist loadfile
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
@@ -17,8 +20,8 @@ demo: $(VENV)/.installed-run ## deblend a simulated field; pictures and catalog 
 	$(BIN)/jaxdeblend demo -o demo/
 
 test: lint docs ## everything that a change must pass
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q tests/ops tests/instrument
-	$(BIN)/python -m pytest --durations=10
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/ops tests/instrument
+	$(BIN)/python -m pytest --durations=10 $(PARALLEL)
 
 lint: $(VENV)/.installed-dev ## style, types and the architecture
 	$(BIN)/ruff check .

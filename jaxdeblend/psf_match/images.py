@@ -1,6 +1,7 @@
 """One image brought to the PSF, the flux scale and the background of another, by the stars that both show."""
 
 import dataclasses
+import warnings
 from typing import Generic
 
 import equinox as eqx
@@ -14,13 +15,13 @@ from ..instrument.host import AnyArray, default_dtype
 from ..instrument.psf_field import AbstractPSFField, as_field
 from ..ops import polynomials
 from .apply import E, Imaged, MatchedPSFField, convolved_exposure
-from .basis import PRESETS, gaussian_basis
+from .basis import PRESETS, gaussian_basis, principal_basis
 from .candidates import KernelCandidates
 from .decorrelate import decorrelation_kernel
 from .exposure import grid_of_cells
 from .linear import fit_joint, fit_single, residuals
 from .quality import KernelQuality, kernel_qualities
-from .spatial import SpatialKernel, fit_spatial_kernel
+from .spatial import MAX_CONDITION, SpatialKernel, fit_spatial_kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,9 @@ class ImageMatchConfig:
     sigmas, degrees
         Gaussians of the kernel's basis, in pixels, and degree of the polynomials that each is multiplied with
         (`gaussian_basis`).
+    n_components
+        Number of principal components of the stars' own kernels that, with their mean, take the place of this basis in
+        the solution that varies; None: the basis stays.
     order, background_order
         Largest total degree of the polynomials by which kernel and background vary; no background for None.
     polynomial
@@ -64,6 +68,7 @@ class ImageMatchConfig:
     stamp_edge: int = 49
     sigmas: tuple[float, ...] = PRESETS[27][0]
     degrees: tuple[int, ...] = PRESETS[27][1]
+    n_components: int | None = None
     order: int = 2
     background_order: int | None = 1
     polynomial: str = "chebyshev"
@@ -83,6 +88,8 @@ class ImageMatchConfig:
             raise ValueError(f"stamp_edge: got {self.stamp_edge}; give more than the kernel's {self.kernel_edge}.")
         if self.cell < 1 or self.stars_per_cell < 1:
             raise ValueError(f"cell: got {self.cell} pixels and {self.stars_per_cell} stars; both must be positive.")
+        if self.n_components is not None and self.n_components < 1:
+            raise ValueError(f"n_components: got {self.n_components}; give a positive number, or None.")
 
 
 class MatchedImages(eqx.Module, Generic[E]):
@@ -265,6 +272,9 @@ def _fit_band(
         single = fit_single(basis, *arrays, background=with_background, region="valid")
         sums = np.asarray(single.coefficients)[:, 0]
         good = _fitted(single.kernels(basis), arrays, single.background, config) & ~_off(sums, config.clip)
+        if config.n_components is not None:
+            _check_count(int(good.sum()), config.n_components + 1)
+            basis = np.asarray(principal_basis(single.kernels(basis)[good], config.n_components)[0])
         for _ in range(config.max_rounds):
             terms = _terms(stars.positions, box, config.order, config.polynomial)
             levels = _terms(stars.positions, box, config.background_order or 0, config.polynomial)
@@ -276,6 +286,12 @@ def _fit_band(
             if (kept == good).all():
                 break
             good = kept
+        if not fit.condition <= MAX_CONDITION:
+            warnings.warn(
+                f"match_images: the solution is poorly determined (condition number {float(fit.condition):.1e}); more "
+                "stars, a lower order or fewer functions would be safer.",
+                stacklevel=3,
+            )
         images, background = np.asarray(fit.images(basis)), np.asarray(fit.background)
     return _BandFit(images, background, float(fit.condition), good)
 

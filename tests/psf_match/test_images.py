@@ -100,6 +100,20 @@ def test_a_kernel_that_varies_is_followed():
     assert left[1] < 1.1 < left[0]
 
 
+def test_principal_components_serve_as_a_basis(pair, matched):
+    """Two of them do what twelve functions did."""
+    config = jd.ImageMatchConfig(15, 33, sigmas=(1.0, 2.0), degrees=(2, 2), n_components=2, order=1, stars_per_cell=50)
+    difference = jd.match_images(*pair, STARS, config).difference
+    pulls = (difference.images / np.sqrt(difference.variance))[~difference.mask]
+    assert abs(pulls.std() - 1) < 0.03
+
+
+def test_stars_that_do_not_determine_the_solution_warn(pair):
+    """The same two stars four times: positions on a line."""
+    with pytest.warns(UserWarning, match="match_images: the solution is poorly determined"):
+        jd.match_images(*pair, np.repeat(STARS[[0, 24]], 4, axis=0), CONFIG)
+
+
 def test_decorrelated_noise_is_white():
     """Neighbouring pixels of the difference, where most of the noise is of the image that was convolved."""
     pair = exposure(sky(NARROW, FLUX), variance=36.0), exposure(SCALE * sky(WIDE, FLUX), WIDE, 4.0, seed=1)
@@ -161,6 +175,7 @@ def test_bad_input(pair):
         (dict(kernel_edge=20), "kernel_edge: got 20; give an odd number"),
         (dict(stamp_edge=21), "stamp_edge: got 21; give more than the kernel's 21"),
         (dict(cell=0), "cell: got 0 pixels and 5 stars"),
+        (dict(n_components=0), "n_components: got 0; give a positive number"),
     ],
 )
 def test_bad_settings(settings, message):
