@@ -90,3 +90,8 @@ from .psf_match import fit_target_psf as fit_target_psf
 from .psf_match import match_exposure as match_exposure
 from .psf_match import match_images as match_images
 from .psf_match import match_psf as match_psf
+from .single_band import SingleBandConfig as SingleBandConfig
+from .single_band import SingleBandFlag as SingleBandFlag
+from .single_band import SingleBandResult as SingleBandResult
+from .single_band import deblend_single_band as deblend_single_band
+from .single_band import deblend_single_band_batch as deblend_single_band_batch

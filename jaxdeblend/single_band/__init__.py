@@ -1,0 +1,7 @@
+"""The single-band deblender: templates from symmetry, and the image divided in proportion to them."""
+
+from .config import SingleBandConfig as SingleBandConfig
+from .deblend import deblend_single_band as deblend_single_band
+from .deblend import deblend_single_band_batch as deblend_single_band_batch
+from .flags import SingleBandFlag as SingleBandFlag
+from .result import SingleBandResult as SingleBandResult
