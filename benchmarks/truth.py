@@ -2,8 +2,10 @@
 
     python -m benchmarks.truth --set btk_lsst_dev
     python -m benchmarks.truth --set asymmetric.npz --no-symmetry
+    python -m benchmarks.truth --set btk_lsst_dev --method single-band
 
-The keys are those of `benchmarks.metrics.score`, then what was lost, how the fits ended, and the time.
+The keys are those of `benchmarks.metrics.score`, then what was lost, how the fits ended, and the time. Methods other than
+the fit to all bands take each band for itself: templates, or the segments of photutils.
 """
 
 import argparse
@@ -82,10 +84,80 @@ def deblend_set(
     }
 
 
+def deblend_bands(truth: TruthSet, method: str, *, rounding: float = 0.2) -> dict:
+    """Deblend every band of all blends for itself, from the true positions, and compare with the truth.
+
+    Parameters
+    ----------
+    truth
+        The set.
+    method
+        ``"single-band"``, templates (`jaxdeblend.deblend_single_band`), or ``"photutils"``, segments of the image. A
+        segment belongs to the brightest of the sources that lie on it, and the others have none.
+    rounding
+        Positions are rounded to this many pixels; 0: not.
+
+    Returns
+    -------
+    dict
+        The metrics, the number of sources without a child in the reference band, and the time.
+    """
+    centers = truth.centers if rounding == 0 else np.round(truth.centers / rounding) * rounding
+    children = {"single-band": _templates, "photutils": _segments}[method]
+    models = np.zeros_like(truth.truth)
+    began = time.perf_counter()
+    for band in range(len(truth.bands)):
+        for k, images in enumerate(children(truth, band, centers)):
+            models[truth.rows(k), band] = images
+    elapsed = time.perf_counter() - began
+    reference = truth.bands.index("i") if "i" in truth.bands else len(truth.bands) // 2
+    return score(truth, models) | {
+        "blends": len(truth),
+        "sources": len(truth.truth),
+        "lost": int((np.abs(models[:, reference]).sum(axis=(1, 2)) == 0).sum()),
+        "seconds_with_compilation": round(elapsed, 2),
+    }
+
+
+def _templates(truth: TruthSet, band: int, centers: np.ndarray) -> list[np.ndarray]:
+    """Children of templates, of every blend."""
+    psf = truth.psf[band]
+    blends = [(truth.images[k, band], truth.variance[k, band], psf, centers[truth.rows(k)]) for k in range(len(truth))]
+    return [result.children for result in jd.deblend_single_band_batch(blends)]
+
+
+def _segments(truth: TruthSet, band: int, centers: np.ndarray) -> list[np.ndarray]:
+    """What photutils cuts out, with its usual settings, for the source that each segment belongs to."""
+    from photutils.segmentation import deblend_sources, detect_sources
+    from scipy.signal import fftconvolve
+
+    found = []
+    for k in range(len(truth)):
+        image, rows = truth.images[k, band].astype(float), truth.rows(k)
+        smooth = fftconvolve(image, truth.psf[band], mode="same")
+        level = 1.5 * np.sqrt(truth.sky_variance[band] * (truth.psf[band] ** 2).sum())
+        segments = detect_sources(smooth, level, n_pixels=5)
+        if segments is not None:
+            segments = deblend_sources(smooth, segments, n_pixels=5, progress_bar=False)
+        labels = np.zeros(image.shape, int) if segments is None else segments.data
+        at = np.clip(np.rint(centers[rows]).astype(int), 0, np.array(image.shape) - 1)
+        own, taken = labels[at[:, 0], at[:, 1]], set()
+        children = np.zeros((len(at), *image.shape))
+        for source in np.argsort(-truth.truth[rows, band].sum(axis=(1, 2))):
+            if own[source] and own[source] not in taken:
+                taken.add(own[source])
+                children[source] = np.where(labels == own[source], image, 0.0)
+        found.append(children)
+    return found
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="btk_lsst_dev", help="name of a set in ../shared/data, or a path")
+    parser.add_argument(
+        "--method", choices=["multi-band", "single-band", "photutils"], default="multi-band", help="what deblends"
+    )
     parser.add_argument("--blends", type=int, help="only the first so many blends")
     parser.add_argument("--rounding", type=float, default=0.2, help="positions are rounded to this many pixels")
     parser.add_argument("--max-steps", type=int, help="largest number of steps")
@@ -98,6 +170,10 @@ def main() -> None:
     arguments = parser.parse_args()
     truth = load_truth_set(find(arguments.set))
     truth = truth.first(min(len(truth), arguments.blends or len(truth)))
+    if arguments.method != "multi-band":
+        report = deblend_bands(truth, arguments.method, rounding=arguments.rounding)
+        print(json.dumps(report | {"set": arguments.set, "method": arguments.method, "version": jd.__version__}))
+        return
     optimizer = jd.ProximalAdam() if arguments.max_steps is None else jd.ProximalAdam(max_steps=arguments.max_steps)
     report = deblend_set(
         truth,

@@ -67,47 +67,47 @@ class SingleBandResult(eqx.Module):
         Returns
         -------
         astropy.table.Table
-            ==================  =====================================================================================
-            ``id``              number of the peak
-            ``x``, ``y``        its position as it was given, pixels
-            ``flux``            sum of the child
-            ``flux_err``        √ of the sum of its variances
-            ``template_flux``   sum of the template
-            ``stray_flux``      part of the flux from where no template reaches
-            ``n_pixels``        number of pixels of the child that are not 0
-            ``is_psf``          whether the template is a PSF
-            ``psf_flux``        flux of the PSF, NaN without a fit
-            ``psf_x, psf_y``    where it was fitted
-            ``psf_chisq``       χ² per degree of freedom at the peak
-            ``psf_chisq_2``     the same with the derivatives of the PSF as further terms
-            ``psf_chisq_2b``    the same for the PSF moved to where these lead to
-            ``psf_dof``         degrees of freedom of the first fit
-            ``template_weight`` factor of the template
-            ``n_peaks``         number of peaks of the blend
-            ``n_children``      number of them that have a child
-            ``flags``           bits of `jaxdeblend.single_band.SingleBandFlag`, as follows
-            bit 0               ``SKIPPED``: no child, for a reason that another flag tells
-            bit 1               ``OUT_OF_BOUNDS``: not finite, or outside the image or the footprint
-            bit 2               ``TINY_FOOTPRINT``: the footprint around the peak is too small
-            bit 3               ``NO_VALID_PIXELS``: no usable pixel around the peak
-            bit 4               ``PSF_FIT_FAILED``: the fit of the PSF has no solution
-            bit 5               ``PSF_FIT_BAD_DOF``: too few pixels for the fit of the PSF
-            bit 6               ``PSF_FIT_BIG_DECENTER``: the PSF would move by a pixel or more
-            bit 7               ``PSF_FIT_MOVED``: the template is a PSF, not at the peak's position
-            bit 8               ``DEBLENDED_AS_PSF``: the template is a PSF
-            bit 9               ``PATCHED_TEMPLATE``: the image itself, where the mirror image is outside
-            bit 10              ``RAMPED_TEMPLATE``: wings of PSFs, where the mirror image is outside
-            bit 11              ``EMPTY_TEMPLATE``: the template has no positive pixel
-            bit 12              ``DEGENERATE``: dropped, as another template is much like it
-            bit 13              ``HAS_STRAY_FLUX``: has light from where no template reaches
-            bit 14              ``SYMMETRY_AMBIGUOUS``: may be mostly others, which lie opposite each other
-            bit 15              ``SHARED_PIXEL``: another peak lies on the same pixel
-            bit 16              ``MASKED_PEAK``: the pixel of the peak is unusable
-            bit 17              ``TOO_MANY_PEAKS``: one of the peaks beyond the largest number
-            bit 18              ``PARENT_TOO_BIG``: the footprint is too large or too narrow
-            bit 19              ``PARENT_MASKED``: too much of the footprint has no data
-            bit 20              ``FAILED``: the PSF has no width, or the template is not finite
-            ==================  =====================================================================================
+            ===================  ====================================================================================
+            ``id``               number of the peak
+            ``x``, ``y``         its position as it was given, pixels
+            ``flux``             sum of the child
+            ``flux_err``         √ of the sum of its variances
+            ``template_flux``    sum of the template
+            ``stray_flux``       part of the flux from where no template reaches
+            ``n_pixels``         number of pixels of the child that are not 0
+            ``is_psf``           whether the template is a PSF
+            ``psf_flux``         flux of the PSF, NaN without a fit
+            ``psf_x, psf_y``     where it was fitted
+            ``psf_chisq``        χ² per degree of freedom at the peak
+            ``psf_chisq_2``      the same with the derivatives of the PSF as further terms
+            ``psf_chisq_2b``     the same for the PSF moved to where these lead to
+            ``psf_dof``          degrees of freedom of the first fit
+            ``template_weight``  factor of the template
+            ``n_peaks``          number of peaks of the blend
+            ``n_children``       number of them that have a child
+            ``flags``            bits of `jaxdeblend.single_band.SingleBandFlag`, as follows
+            bit 0                ``SKIPPED``: no child, for a reason that another flag tells
+            bit 1                ``OUT_OF_BOUNDS``: not finite, or outside the image or the footprint
+            bit 2                ``TINY_FOOTPRINT``: the footprint around the peak is too small
+            bit 3                ``NO_VALID_PIXELS``: no usable pixel around the peak
+            bit 4                ``PSF_FIT_FAILED``: the fit of the PSF has no solution
+            bit 5                ``PSF_FIT_BAD_DOF``: too few pixels for the fit of the PSF
+            bit 6                ``PSF_FIT_BIG_DECENTER``: the PSF would move by a pixel or more
+            bit 7                ``PSF_FIT_MOVED``: the template is a PSF, not at the peak's position
+            bit 8                ``DEBLENDED_AS_PSF``: the template is a PSF
+            bit 9                ``PATCHED_TEMPLATE``: the image itself, where the mirror image is outside
+            bit 10               ``RAMPED_TEMPLATE``: wings of PSFs, where the mirror image is outside
+            bit 11               ``EMPTY_TEMPLATE``: the template has no positive pixel
+            bit 12               ``DEGENERATE``: dropped, as another template is much like it
+            bit 13               ``HAS_STRAY_FLUX``: has light from where no template reaches
+            bit 14               ``SYMMETRY_AMBIGUOUS``: may be mostly others, which lie opposite each other
+            bit 15               ``SHARED_PIXEL``: another peak lies on the same pixel
+            bit 16               ``MASKED_PEAK``: the pixel of the peak is unusable
+            bit 17               ``TOO_MANY_PEAKS``: one of the peaks beyond the largest number
+            bit 18               ``PARENT_TOO_BIG``: the footprint is too large or too narrow
+            bit 19               ``PARENT_MASKED``: too much of the footprint has no data
+            bit 20               ``FAILED``: the PSF has no width, or the template is not finite
+            ===================  ====================================================================================
 
         Examples
         --------
