@@ -4,8 +4,8 @@
     python -m benchmarks.truth --set asymmetric.npz --no-symmetry
     python -m benchmarks.truth --set btk_lsst_dev --method single-band
 
-The keys are those of `benchmarks.metrics.score`, then what was lost, how the fits ended, and the time. Methods other than
-the fit to all bands take each band for itself: templates, or the segments of photutils.
+The keys are those of `benchmarks.metrics.score`, then what was lost, how the fits ended, and the time. Other methods
+than the fit to all bands take each band for itself: templates, or the segments of photutils.
 """
 
 import argparse
