@@ -117,7 +117,7 @@ class SingleBandConfig:
         _check("tiny_footprint", self.tiny_footprint, 2, float("inf"))
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
+def _check(name: str, value: float | int, low: float | int, high: float | int) -> None:
     if not low <= value <= high:
         limits = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
         raise ValueError(f"{name}: got {value}; give a number {limits}.")

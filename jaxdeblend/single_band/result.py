@@ -3,8 +3,9 @@
 import equinox as eqx
 import numpy as np
 from astropy.table import Table
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from ..instrument.host import AnyArray
 from .blend import Children
 from .pack import Item
 
@@ -163,10 +164,10 @@ def result_of(item: Item, children: Children) -> SingleBandResult:
     n, (height, width) = len(item.centers), item.image.shape
     fits, weights = children.templates.fits, children.templates.weights
 
-    def frames(values: Array) -> np.ndarray:
+    def frames(values: AnyArray) -> np.ndarray:
         return np.asarray(values)[..., :height, :width]
 
-    def numbers(values: Array) -> np.ndarray:
+    def numbers(values: AnyArray) -> np.ndarray:
         """NaN where nothing was fitted."""
         fitted = item.active.reshape(-1, *[1] * (values.ndim - 1))
         return np.where(fitted, np.asarray(values)[:n], np.nan).astype(item.image.dtype)

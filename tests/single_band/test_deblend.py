@@ -192,7 +192,7 @@ def test_a_batch_tells_which_blend_is_wrong():
 @pytest.mark.parametrize(
     "options, message",
     [({"symmetry": "none"}, "symmetry: got 'none'"), ({"tiny_footprint": 1}, "tiny_footprint: got 1"),
-     ({"max_masked_fraction": 1.5}, "max_masked_fraction: got 1.5"), ({"psf_chisq": -1}, "psf_chisq: got -1")],
+     ({"max_masked_fraction": 1.5}, "max_masked_fraction: got 1.5"), ({"psf_chisq": -1.0}, "psf_chisq: got -1.0")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
