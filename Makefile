@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test slow lint docs clean
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed-run ## deblend a simulated field; pictures and catalog 
 test: lint docs ## everything that a change must pass
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/ops tests/instrument
 	$(BIN)/python -m pytest --durations=10 $(PARALLEL)
+
+slow: $(VENV)/.installed-dev ## what takes a minute or more: notebooks, and some benchmarks in small
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: $(VENV)/.installed-dev ## style, types and the architecture
 	$(BIN)/ruff check .

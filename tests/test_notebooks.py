@@ -10,6 +10,7 @@ import pytest
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.py")), ids=lambda path: path.stem)
 def test_runs_as_a_script(path, tmp_path):
     environment = os.environ | {"MPLBACKEND": "Agg"}

@@ -36,6 +36,7 @@ def stars(obs, centers, *, optimizer):
     return types.SimpleNamespace(blend=blend, model=model, n_steps=optimizer.max_steps, result=jd.RESULTS.MAX_STEPS)
 
 
+@pytest.mark.slow
 def test_three_lines_and_a_figure(path, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jd, "deblend", stars)
     output = tmp_path / "figure.png"

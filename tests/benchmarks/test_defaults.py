@@ -22,6 +22,7 @@ def test_every_variation_changes_a_default(name):
             assert not any(eqx.tree_equal(getattr(made, key), getattr(default[kind], key)) for key in values)
 
 
+@pytest.mark.slow
 def test_the_study_makes_lines_and_a_table(tmp_path, capsys):
     path, output = tmp_path / "small.npz", tmp_path / "table.md"
     save_truth_set(path, [simulate_blend(seed, shape=(32, 32), n_sources=2) for seed in range(2)])

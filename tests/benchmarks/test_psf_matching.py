@@ -51,6 +51,7 @@ def test_a_gaussian_is_found_again(path, few_solvers, capsys):
     assert abs(methods["photutils wiener laplacian 1e-06"]["sigma"] - 4) < 0.06
 
 
+@pytest.mark.slow
 def test_real_psfs(shared_data, few_solvers, capsys):
     path = str(shared_data("hsc_cosmos_35.npz"))
     lines = lines_of(capsys, "--data", path, "--case", "K6", "--case", "K7")

@@ -22,6 +22,7 @@ def test_throughput_prints_a_line(path, capsys):
     assert line["compile_s"] >= 0 and line["fft_floor_s"] >= 0 and line["peak_rss_mb"] > 100
 
 
+@pytest.mark.slow
 def test_stages_prints_a_table(path, capsys):
     stages.main(["--set", str(path)])
     head, *rows = capsys.readouterr().out.splitlines()
