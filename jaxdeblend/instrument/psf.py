@@ -18,8 +18,10 @@ from jaxtyping import Array, Float
 
 from .host import AnyArray, host_or_device
 
-_SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
-_NODES, _WEIGHTS = (values / 2 for values in np.polynomial.legendre.leggauss(6))
+SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
+"""FWHM of a Gaussian of σ = 1."""
+
+NODES, WEIGHTS = (values / 2 for values in np.polynomial.legendre.leggauss(6))
 """Gauss–Legendre nodes and weights on one pixel, [-1/2, 1/2]."""
 
 
@@ -125,7 +127,7 @@ class GaussianPSF(AbstractPSF):
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM = 2 √(2 ln 2) σ of the profile before the pixel."""
-        return _SIGMA_TO_FWHM * self.sigma
+        return SIGMA_TO_FWHM * self.sigma
 
 
 class MoffatPSF(AbstractPSF):
@@ -323,21 +325,28 @@ def _elliptical_stamp(
     _check_edge(edge)
     dtype = parameters[0].dtype
     pixel = jnp.arange(edge, dtype=dtype) - (edge - 1) // 2
-    x = (pixel[:, None] + jnp.asarray(_NODES, dtype)[None, :]).reshape(-1)
-    weight = jnp.tile(jnp.asarray(_WEIGHTS, dtype), edge)
+    x = (pixel[:, None] + jnp.asarray(NODES, dtype)[None, :]).reshape(-1)
+    weight = jnp.tile(jnp.asarray(WEIGHTS, dtype), edge)
     if ellipticity is None:
         ellipticity = jnp.zeros((parameters[0].shape[0], 2), dtype)
 
     def one(shape: Array, *values: Array) -> Array:
-        samples = profile(_elliptical_radius2(x[:, None], x[None, :], shape), *values)
+        samples = profile(elliptical_radius2(x[:, None], x[None, :], shape), *values)
         weighted = weight[:, None] * samples * weight[None, :]
-        return weighted.reshape(edge, len(_NODES), edge, len(_NODES)).sum(axis=(1, 3))
+        return weighted.reshape(edge, len(NODES), edge, len(NODES)).sum(axis=(1, 3))
 
     return _normalized(jax.vmap(one)(ellipticity, *parameters))
 
 
-def _elliptical_radius2(y: Array, x: Array, shape: Array) -> Array:
-    """Squared elliptical radius of unit Jacobian: xᵀ Q⁻¹ x with Q = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²)."""
+def elliptical_radius2(y: Array, x: Array, shape: Array) -> Array:
+    """Squared elliptical radius of unit Jacobian: xᵀ Q⁻¹ x with Q = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> float(elliptical_radius2(jnp.array(3.0), jnp.array(4.0), jnp.zeros(2)))
+    25.0
+    """
     e1, e2 = shape
     norm = jnp.sqrt(1 - e1**2 - e2**2)
     return ((1 - e1) * x**2 - 2 * e2 * x * y + (1 + e1) * y**2) / norm

@@ -21,7 +21,17 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.host import AnyArray, default_dtype
-from ..instrument.psf import AbstractPSF, DoubleGaussianPSF, GaussianPSF, ImagePSF, MoffatPSF
+from ..instrument.psf import (
+    NODES,
+    SIGMA_TO_FWHM,
+    WEIGHTS,
+    AbstractPSF,
+    DoubleGaussianPSF,
+    GaussianPSF,
+    ImagePSF,
+    MoffatPSF,
+    elliptical_radius2,
+)
 
 ITERATIONS = 50
 """Largest number of steps of a fit; real PSFs need 6 for a Moffat profile and 20 for a double Gaussian."""
@@ -35,8 +45,6 @@ SMALLEST_EDGE = 5
 NARROWEST_TARGET = 1.0
 """FWHM in pixels below which a target is too badly sampled to be of use."""
 
-_SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
-_NODES, _WEIGHTS = (values / 2 for values in np.polynomial.legendre.leggauss(6))
 _FLATTEST = 0.99  # largest |e|, safely below 1 in single precision
 
 
@@ -215,7 +223,7 @@ def coadd_target(psfs: AbstractPSF | object, *, broaden: float = 1.1, beta: floa
     if not broaden >= 1:
         raise ValueError(f"broaden: got {broaden}; give a factor of 1 or more.")
     width = broaden * fit_profile(psfs, "gaussian").psf.fwhm().max()
-    return GaussianPSF(width / _SIGMA_TO_FWHM) if beta is None else MoffatPSF(width, beta)
+    return GaussianPSF(width / SIGMA_TO_FWHM) if beta is None else MoffatPSF(width, beta)
 
 
 def _check_options(psf: AbstractPSF, profile: str, elliptical: bool) -> None:
@@ -353,7 +361,7 @@ class _Profile:
 
 
 def _gaussian_values(width: Array) -> tuple[Array]:
-    return (jnp.exp(width) / _SIGMA_TO_FWHM,)
+    return (jnp.exp(width) / SIGMA_TO_FWHM,)
 
 
 def _moffat_values(width: Array, slope: Array) -> tuple[Array, Array]:
@@ -403,17 +411,11 @@ def _integrated(
     profile: Callable[[Array], Array], center: Float[Array, "2"], edge: int, ellipticity: Float[Array, "2"] | None
 ) -> Float[Array, "edge edge"]:
     """Integrate profile(r²) about a centre over the pixels, by 6 x 6 Gauss–Legendre nodes in each."""
-    nodes, weights = (jnp.asarray(values, center.dtype) for values in (_NODES, _WEIGHTS))
+    nodes, weights = (jnp.asarray(values, center.dtype) for values in (NODES, WEIGHTS))
     offset = (jnp.arange(edge, dtype=center.dtype)[:, None] - edge // 2 + nodes[None, :]).reshape(-1)
     y, x = offset[:, None] - center[0], offset[None, :] - center[1]
-    samples = profile(y**2 + x**2 if ellipticity is None else _radius2(y, x, ellipticity))
+    samples = profile(y**2 + x**2 if ellipticity is None else elliptical_radius2(y, x, ellipticity))
     return jnp.einsum("ymxn,m,n->yx", samples.reshape(edge, nodes.size, edge, nodes.size), weights, weights)
-
-
-def _radius2(y: Array, x: Array, ellipticity: Float[Array, "2"]) -> Array:
-    """Squared elliptical radius of unit Jacobian, as `GaussianPSF` has it."""
-    e1, e2 = ellipticity
-    return ((1 - e1) * x**2 - 2 * e2 * x * y + (1 + e1) * y**2) / jnp.sqrt(1 - e1**2 - e2**2)
 
 
 def _width_of_alpha(beta: Array) -> Array:
