@@ -12,6 +12,7 @@ from astropy.io import fits
 from ..instrument.psf import ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, PolynomialPSFField
 from ..ops import polynomials
+from ..ops.moments import core_centroid
 from .files import PathLike, paths_of_bands
 from .planes import FilePlanes, open_fits, read_planes
 
@@ -215,7 +216,7 @@ def _checked(path: Path, stamp: np.ndarray) -> ImagePSF:
         psf = ImagePSF(stamp.astype(np.float32)[None])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    dy, dx = _centroid_offset(np.asarray(psf.stamps[0]))
+    dy, dx = core_centroid(np.asarray(psf.stamps[0]))
     if np.hypot(dy, dx) > CENTROID_TOLERANCE:
         logger.warning(
             "%s: the centroid of the PSF is offset from the middle of its stamp by (dy, dx) = (%+.2f, "
@@ -225,11 +226,3 @@ def _checked(path: Path, stamp: np.ndarray) -> ImagePSF:
             dx,
         )
     return psf
-
-
-def _centroid_offset(stamp: np.ndarray) -> tuple[float, float]:
-    """Offset (dy, dx) of the core's centroid (above a tenth of the maximum) from the middle."""
-    core = np.maximum(stamp - 0.1 * stamp.max(), 0.0)
-    middle = (stamp.shape[0] - 1) / 2
-    axis = np.arange(stamp.shape[0]) - middle
-    return float((core.sum(1) * axis).sum() / core.sum()), float((core.sum(0) * axis).sum() / core.sum())

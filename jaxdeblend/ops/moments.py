@@ -1,6 +1,7 @@
 """Moments of stamps."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -51,6 +52,32 @@ def second_moments(image: Float[Array, "y x"]) -> Float[Array, "3"]:
     middle = centroid(image)
     y, x = y - middle[0], x - middle[1]
     return jnp.stack([(image * y**2).sum(), (image * y * x).sum(), (image * x**2).sum()]) / _safe(image.sum())
+
+
+def core_centroid(stamps: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*batch 2"]:
+    """Centroid (y, x) of what is above a tenth of the maximum, in pixels from the middle; on the host.
+
+    Parameters
+    ----------
+    stamps
+        Stamps of odd edge.
+
+    Returns
+    -------
+    Float[np.ndarray, "*batch 2"]
+        Offsets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from jaxdeblend.ops.moments import core_centroid
+    >>> core_centroid(np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])).tolist()
+    [-0.5, 0.0]
+    """
+    core = np.maximum(stamps - 0.1 * stamps.max(axis=(-2, -1), keepdims=True), 0.0)
+    axis = np.arange(stamps.shape[-1]) - stamps.shape[-1] // 2
+    total = core.sum(axis=(-2, -1))
+    return np.stack([(core.sum(-1) * axis).sum(-1), (core.sum(-2) * axis).sum(-1)], axis=-1) / total[..., None]
 
 
 def _offsets(image: Float[Array, "y x"]) -> tuple[Float[Array, "y 1"], Float[Array, "1 x"]]:

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
+from ..ops.moments import core_centroid
 from .quality import KernelQuality
 
 LARGEST_GAIN = 1.5
@@ -93,32 +94,6 @@ def check_quality(quality: KernelQuality, *, allow_deconvolution: bool, narrower
         )
 
 
-def core_centroid(stamps: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*batch 2"]:
-    """Centroid (y, x) of what is above a tenth of the maximum, in pixels from the middle.
-
-    Parameters
-    ----------
-    stamps
-        Stamps of odd edge.
-
-    Returns
-    -------
-    Float[np.ndarray, "*batch 2"]
-        Offsets.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from jaxdeblend.psf_match.checks import core_centroid
-    >>> core_centroid(np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])).tolist()
-    [-0.5, 0.0]
-    """
-    core = np.maximum(stamps - 0.1 * stamps.max(axis=(-2, -1), keepdims=True), 0.0)
-    axis = np.arange(stamps.shape[-1]) - stamps.shape[-1] // 2
-    total = core.sum(axis=(-2, -1))
-    return np.stack([(core.sum(-1) * axis).sum(-1), (core.sum(-2) * axis).sum(-1)], axis=-1) / total[..., None]
-
-
 def recentered(stamps: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*batch n n"]:
     """Stamps moved by a phase in Fourier space, so that their cores' centroids are in the middle; unit sum.
 
@@ -136,7 +111,8 @@ def recentered(stamps: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*b
     --------
     >>> import jaxdeblend as jd
     >>> import numpy as np
-    >>> from jaxdeblend.psf_match.checks import core_centroid, recentered
+    >>> from jaxdeblend.ops.moments import core_centroid
+    >>> from jaxdeblend.psf_match.checks import recentered
     >>> moved = np.roll(np.asarray(jd.GaussianPSF(2.0).stamp(25), float), 2, axis=1)
     >>> bool(np.abs(core_centroid(recentered(moved))).max() < 0.02)
     True
