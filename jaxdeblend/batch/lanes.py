@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 from ..fit.initialize import Initialization, initialize_arrays
 from ..fit.loop import FitResult, FitState, Problem
 from ..fit.optimizer import ProximalAdam
+from ..fit.render import render_terms
 from ..instrument.host import AnyArray
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
@@ -65,8 +66,9 @@ class Settings(eqx.Module):
 
 def finish(problem: Problem, state: FitState) -> Output:
     """What was fitted, and what is measured on it."""
-    fit = problem.result(state)
-    return fit, *measure_arrays(fit.blend, problem.obs, fit.status)
+    terms = render_terms(problem.best(state), problem.obs)
+    fit = problem.result(state, terms)
+    return fit, *measure_arrays(fit.blend, problem.obs, fit.status, terms)
 
 
 # calls run side by side, not each on all cores; the types of equinox leave out what goes on to jax.jit

@@ -15,9 +15,8 @@ With the PSF as a sum of Gaussians, too, all models are analytic. Pixels are tak
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..ops import lstsq
 
@@ -200,8 +199,9 @@ class Gaussians(eqx.Module):
         value = precision(ellipticity)
         p_yy, p_yx, p_xx, norm = value[..., None, None]
         y, x = y[None, None], x[None, None]
+        norm = norm + jnp.log(psf.flux)[None, :, None, None]
         frames = jnp.exp(norm - 0.5 * (p_yy * y**2 + 2 * p_yx * y * x + p_xx * x**2))
-        return cls(y[0], x[0], value, slope, psf.flux[None, :, None, None] * frames)
+        return cls(y[0], x[0], value, slope, frames)
 
     def models(self) -> Float[Array, "width y x"]:
         """What each width looks like through the PSF."""
@@ -270,7 +270,7 @@ def expand(
 
     def improve(state: tuple[Array, Ellipses, Array, Array]) -> tuple[Array, Ellipses, Array, Array]:
         number, ellipses, light, _ = state
-        gaussians = _gaussians(mean, obs.extent, ellipses, active, widths)
+        gaussians = _gaussians(mean, ellipses, active, widths)
         light = _amplitudes(mean, gaussians, light, sparsity)
         improved = _gauss_newton(mean, gaussians, ellipses, detected, errors, light)
         changes = jax.tree.map(
@@ -285,28 +285,22 @@ def expand(
     start = jnp.zeros((), int), detected, dark, jnp.full((), jnp.inf, centers.dtype)
     _, ellipses, light, _ = jax.lax.while_loop(unsettled, improve, start)
     matrices, vectors = jax.lax.map(
-        lambda band: _normal_equations(band, _gaussians(band, obs.extent, ellipses, active, widths)), bands
+        lambda band: _normal_equations(band, _gaussians(band, ellipses, active, widths)), bands
     )
     light = _factorized(matrices, vectors, light, share, sparsity)
     return _stamps(light, ellipses.ellipticity, widths, edge), ellipses.center
 
 
 def _gaussians(
-    band: Image,
-    extent: Int[AnyArray, "2"],
-    ellipses: Ellipses,
-    active: Bool[Array, " source"],
-    widths: Float[Array, " width"],
+    band: Image, ellipses: Ellipses, active: Bool[Array, " source"], widths: Float[Array, " width"]
 ) -> Gaussians:
-    """Gaussians of all sources, dark where pixels or sources are padding."""
+    """Gaussians of all sources; those of padding are dark."""
     y, x = band.coordinates
-    bottom, right = jnp.asarray(extent).astype(band.image.dtype)
-    real = (y[:, None] < bottom) & (x[None, :] < right)
 
     def one(ellipse: Ellipses, lit: Array) -> Gaussians:
         dy, dx = y - ellipse.center[0], x - ellipse.center[1]
-        gaussians = Gaussians.of(dy[:, None], dx[None, :], ellipse.ellipticity, widths, band.psf)
-        return eqx.tree_at(lambda g: g.frames, gaussians, jnp.where(real & lit, gaussians.frames, 0.0))
+        psf = Mixture(band.psf.variance, jnp.where(lit, band.psf.flux, 0.0))
+        return Gaussians.of(dy[:, None], dx[None, :], ellipse.ellipticity, widths, psf)
 
     return jax.vmap(one)(ellipses, active)
 

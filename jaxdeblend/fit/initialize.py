@@ -13,10 +13,11 @@ from ..model.constraint import AbstractConstraint, CenterKept, Monotonic, Positi
 from ..model.morphology import ImageMorphology
 from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
 from ..model.spectrum import FreeSpectrum
-from ..ops import lstsq, prox, stamps
+from ..ops import prox, stamps
 from .expansion import expand
 from .ladder import default_stamp_edge
 from .render import render_terms
+from .spectra import solve_spectra
 
 SMALLEST_SPLIT = 61
 """Edge from which on the stamps of sources that need less are half as wide."""
@@ -200,7 +201,8 @@ def initialize_arrays(
     step = jnp.where(point[source], 0.0, 0.01)
     stacks = _stacks(images, source, lit, step, peak, len(obs.bands), options)
     prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
-    return _with_spectra(Blend(centers, prior, stacks, active, obs.shape), obs)
+    blend = Blend(centers, prior, stacks, active, obs.shape)
+    return solve_spectra(blend, obs, render_terms(blend, obs))
 
 
 _initialize = eqx.filter_jit(initialize_arrays)
@@ -290,18 +292,3 @@ def _significance(
         )
 
     return jnp.where(lit, jax.vmap(one)(centers), 0.0)
-
-
-def _with_spectra(blend: Blend, obs: Observation) -> Blend:
-    """The blend with the joint weighted non-negative spectra of all components."""
-    models = jnp.concatenate([terms[:, 0] for terms in render_terms(blend, obs)])
-    lit = jnp.concatenate([stack.active for stack in blend.stacks])
-    models = jnp.where(lit[:, None, None, None], models, 0.0)
-    images, weights = jnp.asarray(obs.images), jnp.asarray(obs.weights)
-    spectra = jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, images, weights)
-    ends = np.cumsum([len(stack.source) for stack in blend.stacks])
-    return eqx.tree_at(
-        lambda blend: [stack.component.spectrum.amplitude for stack in blend.stacks],
-        blend,
-        jnp.split(spectra, ends[:-1]),
-    )

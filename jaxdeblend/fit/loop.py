@@ -12,10 +12,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
+from ..model.component import AbstractComponent, FactorizedComponent
 from ..model.parameter import fitted
+from ..model.spectrum import AbstractSpectrum
 from .likelihood import log_posterior
 from .optimizer import ProximalAdam
-from .render import render
+from .render import Terms, render, render_terms
+from .spectra import chi_square, solve_spectra
 
 LARGEST_DROP = 4.0
 """A fit goes on if it gained this many times its tolerance in the last window, whatever the estimate says."""
@@ -46,7 +49,7 @@ class FitResult(eqx.Module):
     Attributes
     ----------
     blend
-        The best blend of all steps.
+        The best blend of all steps, with the spectra solved exactly for its shapes.
     loss
         Negative log-posterior before each step; NaN after the last.
     n_steps
@@ -93,22 +96,8 @@ class FitState(eqx.Module):
     # the best iterate so far
     best_parameters: PyTree
     best_loss: Float[Array, ""]
-    # where the last two halves of a window began
-    milestones: tuple["Milestone", "Milestone"]
-
-
-class Milestone(eqx.Module):
-    """The best iterate at some step, its loss, and the lowest loss since then."""
-
-    parameters: PyTree
-    loss: Float[Array, ""]
-    lowest: Float[Array, ""]
-
-    def passed(self, loss: Float[Array, ""]) -> "Milestone":
-        """The same after one step more."""
-        own = jnp.isinf(self.loss)  # at the start: nothing is known before the first step
-        lowest = jnp.where(own, self.lowest, jnp.minimum(self.lowest, loss))
-        return Milestone(self.parameters, jnp.where(own, loss, self.loss), lowest)
+    # the best iterates of half a window and of a window ago, or less if the last half is not over
+    milestones: tuple[PyTree, PyTree]
 
 
 def fit(
@@ -119,6 +108,8 @@ def fit(
     fixed: Callable[[Blend], object] | None = None,
 ) -> FitResult:
     """Fit a blend to an observation by proximal ADAM on the log-posterior.
+
+    In the end, free spectra are solved for exactly at the fitted shapes, see `jaxdeblend.fit.spectra`.
 
     Parameters
     ----------
@@ -166,7 +157,8 @@ def fit_arrays(
 ) -> FitResult:
     """The fit as a pure function of arrays, for `jax.vmap` over blends."""
     problem = Problem(blend, obs, optimizer, fixed)
-    return problem.result(problem.run())
+    state = problem.run()
+    return problem.result(state, render_terms(problem.best(state), problem.obs))
 
 
 _fit = eqx.filter_jit(fit_arrays)
@@ -219,7 +211,6 @@ class Problem(eqx.Module):
     def init(self) -> FitState:
         """State before the first step."""
         infinity = jnp.asarray(jnp.inf, dtype=self.obs.images.dtype)
-        start = Milestone(self.initial, infinity, infinity)
         return FitState(
             parameters=self.initial,
             optimizer=self.optimizer.init(self.initial),
@@ -229,7 +220,7 @@ class Problem(eqx.Module):
             done=~jnp.any(self.obs.weights > 0),
             best_parameters=self.initial,
             best_loss=infinity,
-            milestones=(start, start),
+            milestones=(self.initial, self.initial),
         )
 
     def run(self) -> FitState:
@@ -237,13 +228,12 @@ class Problem(eqx.Module):
         return jax.lax.while_loop(lambda state: ~state.done, lambda state: self.advance(state), self.init())
 
     def advance(self, state: FitState) -> FitState:
-        """Half a window of steps, after which the fit may stop."""
-        size, most = self.optimizer.window // 2, self.optimizer.max_steps
-        n_steps = size if most % size == 0 else jnp.minimum(size, most - state.n_steps)
-        state = jax.lax.fori_loop(0, n_steps, lambda _, state: self.step(state), state)
-        done = self._settled(state) | (state.n_steps >= most) | ~jnp.isfinite(state.last_loss)
-        here = Milestone(state.best_parameters, state.best_loss, jnp.full_like(state.best_loss, jnp.inf))
-        return eqx.tree_at(lambda s: (s.done, s.milestones), state, (done, (here, state.milestones[0])))
+        """Half a window of steps, or less if the fit ends."""
+        most = jnp.minimum(state.n_steps + self.optimizer.window // 2, self.optimizer.max_steps)
+        state = jax.lax.while_loop(
+            lambda state: ~state.done & (state.n_steps < most), lambda state: self._judged(self.step(state)), state
+        )
+        return eqx.tree_at(lambda s: s.milestones, state, (state.best_parameters, state.milestones[0]))
 
     def step(self, state: FitState) -> FitState:
         """One step: gradient, ADAM, projection."""
@@ -262,7 +252,7 @@ class Problem(eqx.Module):
             done=state.done,
             best_parameters=_where(better, state.parameters, state.best_parameters),
             best_loss=jnp.where(better, loss, state.best_loss),
-            milestones=(state.milestones[0].passed(loss), state.milestones[1].passed(loss)),
+            milestones=state.milestones,
         )
 
     def gradient(self, parameters: Blend) -> tuple[Float[Array, ""], Blend]:
@@ -275,34 +265,72 @@ class Problem(eqx.Module):
         (bound,) = jax.linear_transpose(derivative, self.initial)(self.obs.weights * derivative(self.steps))
         return jax.tree.map(lambda step, c: jnp.abs(step * c), self.steps, bound)
 
-    def _settled(self, state: FitState) -> Bool[Array, ""]:
-        """Whether the best loss has little left to gain, and the parameters at it changed little in the last window.
+    def _judged(self, state: FitState) -> FitState:
+        """The same, done if the fit has come to its end."""
+        movement = jax.lax.cond(
+            self._settled(state),
+            lambda: _movement(state.best_parameters, state.milestones[1], self.steps),
+            lambda: jnp.full_like(state.best_loss, jnp.inf),
+        )
+        settled = movement <= self.optimizer.step_tolerance
+        done = settled | (state.n_steps >= self.optimizer.max_steps) | ~jnp.isfinite(state.last_loss)
+        return eqx.tree_at(lambda s: s.done, state, done)
 
-        Gains that shrink by ρ from one half of a window to the next, Δ' = ρ Δ, leave Δ' ρ / (1 - ρ) for all the
-        following. Not so if the loss was above the best all the time (in the first window, its second half): from a
-        good start the first steps may lead uphill.
+    def _settled(self, state: FitState) -> Bool[Array, ""]:
+        """Whether the best loss has little left to gain.
+
+        It is judged over a window, or the last fifth of all steps if they are more: as steps become shorter, the loss
+        takes longer to go up and down. Gains that shrink by ρ from one half of it to the next, Δ' = ρ Δ, leave
+        Δ' ρ / (1 - ρ) for all the following. Not so if the loss was above the best all the time (in the first window,
+        its second half): from a good start the first steps may lead uphill.
         """
-        middle, began = state.milestones
-        before, after = began.loss - middle.loss, middle.loss - state.best_loss
+        n = state.n_steps
+        window = jnp.maximum(self.optimizer.window, n // 5)
+        number = jnp.arange(len(state.loss))
+
+        def lowest(first: Array | int, end: Array | int) -> Array:
+            return jnp.min(state.loss, initial=jnp.inf, where=(number >= first) & (number < end))
+
+        began, middle = (lowest(0, jnp.maximum(n - back, 1)) for back in (window, window // 2))
+        before, after = began - middle, middle - state.best_loss
         ratio = jnp.clip(after / jnp.where(before > 0, before, 1.0), 0.0, SLOWEST)
         remaining = after * jnp.maximum(1.0, jnp.where(before > 0, ratio, SLOWEST) / (1 - ratio))
         remaining = jnp.maximum(remaining, (before + after) / LARGEST_DROP)
         expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
         small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
-        movement = _movement(state.best_parameters, began.parameters, self.steps)
-        window = self.optimizer.window
-        lowest = jnp.where(state.n_steps > window, began.lowest, middle.lowest)
-        still = (remaining <= small) & (lowest - state.best_loss <= small)
-        return still & (movement <= self.optimizer.step_tolerance) & (state.n_steps >= window)
+        recent = lowest(jnp.where(n > window, n - window, window // 2), n)
+        return (n >= window) & (remaining <= small) & (recent - state.best_loss <= small)
 
-    def result(self, state: FitState) -> FitResult:
-        """What is returned at the end."""
+    def best(self, state: FitState) -> Blend:
+        """The best blend of all steps."""
+        return eqx.combine(state.best_parameters, self.fixed)
+
+    def result(self, state: FitState, terms: Terms) -> FitResult:
+        """What is returned at the end, with the spectra that are best for the fitted shapes.
+
+        ADAM comes only near to these. They are dropped if a prior makes them worse.
+
+        Parameters
+        ----------
+        state
+            State at the end.
+        terms
+            From `jaxdeblend.fit.render.render_terms` of the best blend.
+        """
         failed = ~jnp.isfinite(state.best_loss) | ~jnp.isfinite(state.last_loss)
         status = jnp.where(state.n_steps < self.optimizer.max_steps, RESULTS.CONVERGED, RESULTS.MAX_STEPS)
         status = jnp.where(failed, RESULTS.NON_FINITE, status)
         status = jnp.where(jnp.any(self.obs.weights > 0), status, RESULTS.NO_DATA)
-        blend = eqx.combine(state.best_parameters, self.fixed)
-        return FitResult(blend, state.loss, state.n_steps, status)
+        best = self.best(state)
+        fitted_spectra = tuple(bool(jax.tree.leaves(_spectrum(stack.component))) for stack in self.steps.stacks)
+        solved = solve_spectra(best, self.obs, terms, free=fitted_spectra)
+        loss = 0.5 * chi_square(solved, self.obs, terms) - solved.log_prior(self.obs.background_rms)
+        better = loss < state.best_loss
+        return FitResult(_where(better, solved, best), state.loss, state.n_steps, status)
+
+
+def _spectrum(component: AbstractComponent) -> AbstractSpectrum | None:
+    return component.spectrum if isinstance(component, FactorizedComponent) else None
 
 
 def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:

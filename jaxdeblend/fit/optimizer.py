@@ -38,11 +38,12 @@ class ProximalAdam(eqx.Module):
     relative_tolerance
         Converged when the best loss can be expected to fall by less than this fraction of it (or of half the number of
         usable pixels, which a perfect model of noisy data has) in all further steps, and parameters moved by less than
-        `step_tolerance`. What is left is estimated from how the gains of the last two halves of `window` shrink.
+        `step_tolerance`. What is left is estimated from how the gains of the last two halves of a window shrink.
     step_tolerance
-        Largest root-mean-square movement of the parameters over a window, in units of their step sizes.
+        Largest root-mean-square movement of the parameters over half a window or more, in units of their step sizes.
     window
-        Steps over which progress is judged, twice in each window; at least 10, because the loss oscillates.
+        Fewest steps over which progress is judged; at least 10, because the loss oscillates. After five times as many
+        steps it is the last fifth of all.
     learning_rate
         r₀, factor on every step size at the beginning.
     decay
@@ -67,7 +68,7 @@ class ProximalAdam(eqx.Module):
     """
 
     max_steps: int = eqx.field(static=True, default=150)
-    relative_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=7e-4)
+    relative_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
     step_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
     window: int = eqx.field(static=True, default=10)
     learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)

@@ -7,6 +7,9 @@ from jaxtyping import Array, Float
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 
+Terms = tuple[Float[Array, "_ _ band y x"], ...]
+"""What `render_terms` makes."""
+
 
 def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     """Render a blend as observed, M_b = K_b * Σ_k s_kb m_k.
@@ -62,7 +65,7 @@ def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band 
     return sum_terms(blend, obs, render_terms(blend, obs))
 
 
-def render_terms(blend: Blend, obs: Observation) -> tuple[Float[Array, "_ _ band y x"], ...]:
+def render_terms(blend: Blend, obs: Observation) -> Terms:
     """Every term of every component as observed if its spectrum were 1 in all bands, one array for each stack.
 
     What sources look like, and what their fluxes are worth, are sums over these. Padding is dark.
@@ -81,9 +84,7 @@ def render_terms(blend: Blend, obs: Observation) -> tuple[Float[Array, "_ _ band
     return tuple(jnp.broadcast_to(models, (*models.shape[:2], *obs.images.shape)) for models in terms)
 
 
-def sum_terms(
-    blend: Blend, obs: Observation, terms: tuple[Float[Array, "_ _ band y x"], ...]
-) -> Float[Array, "source band y x"]:
+def sum_terms(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "source band y x"]:
     """Each source as observed, from its terms."""
     sources = jnp.zeros((len(blend.centers), obs.images.size), obs.images.dtype)
     for stack, models in zip(blend.stacks, terms, strict=True):

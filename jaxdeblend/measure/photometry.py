@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..fit.initialize import lies_inside
 from ..fit.loop import RESULTS
-from ..fit.render import render_sources, render_terms, sum_terms
+from ..fit.render import Terms, render_sources, render_terms, sum_terms
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
@@ -110,7 +110,7 @@ def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
 
 
 def measure_arrays(
-    blend: Blend, obs: Observation, status: Int[AnyArray, ""] | int = 0
+    blend: Blend, obs: Observation, status: Int[AnyArray, ""] | int = 0, terms: Terms | None = None
 ) -> tuple[Measurements, Float[Array, "source band y x"]]:
     """Measure every source of a blend, and render it.
 
@@ -122,13 +122,15 @@ def measure_arrays(
         Observation.
     status
         Status of the fit, see `jaxdeblend.fit.loop.RESULTS`.
+    terms
+        From `jaxdeblend.fit.render.render_terms`, if they are at hand; they do not depend on spectra.
 
     Returns
     -------
     tuple
         Measurements, one entry per source, padding included (its values mean nothing), and each source as observed.
     """
-    terms = render_terms(blend, obs)
+    terms = render_terms(blend, obs) if terms is None else terms
     models = sum_terms(blend, obs, terms)
     shapes = _unit_shapes(blend)
     flux = _fluxes(blend, obs)
@@ -147,9 +149,7 @@ def measure_arrays(
     return measurements, models
 
 
-def flux_errors(
-    blend: Blend, obs: Observation, terms: tuple[Float[Array, "_ _ band y x"], ...]
-) -> Float[Array, "source band"]:
+def flux_errors(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "source band"]:
     """1σ errors of the fluxes at fixed shapes, from the Gauss–Newton matrix of the joint spectra.
 
     With S_k the source's unit-flux shape as observed, F_kl = Σ w S_k S_l is the Fisher matrix of one band's fluxes;

@@ -45,18 +45,18 @@ def ring_sweep(stamp: Float[Array, "s s"]) -> Float[Array, "s s"]:
     radius = (stamp.shape[-1] - 1) // 2
     if radius == 0:
         return stamp
-    offset = jnp.arange(-radius, radius + 1)
+    offset = np.arange(-radius, radius + 1)
+    slopes = np.minimum(np.abs(offset) / np.arange(1, radius + 1)[:, None], 1.0)[:, None, :]
     sides = _to_sides(stamp, radius)
     inner = jnp.full((4, stamp.shape[-1]), stamp[radius, radius])
 
     def step(inner: Array, ring: tuple[Array, Array]) -> tuple[Array, Array]:
-        side, r = ring
-        t = jnp.minimum(jnp.abs(offset) / r, 1.0).astype(stamp.dtype)[None, :]
+        side, t = ring
         towards_axis = jnp.where(offset[None, :] > 0, jnp.roll(inner, 1, axis=-1), jnp.roll(inner, -1, axis=-1))
         projected = jnp.minimum(side, (1 - t) * inner + t * towards_axis)
         return projected, projected
 
-    _, sides = jax.lax.scan(step, inner, (sides, jnp.arange(1, radius + 1)))
+    _, sides = jax.lax.scan(step, inner, (sides, jnp.asarray(slopes, stamp.dtype)))
     return _from_sides(sides, stamp, radius)
 
 

@@ -43,12 +43,13 @@ def test_fluxes_with_noise_are_as_good_as_the_noise_allows(noisy):
     assert 0.6 < chi2 < 1.2
 
 
-def test_the_best_iterate_is_returned(noisy):
+def test_the_best_iterate_is_returned_with_spectra_that_are_better_still(noisy):
     obs, result = noisy
     loss = np.asarray(result.loss)
     n_steps = int(result.n_steps)
     assert np.isfinite(loss[:n_steps]).all() and np.isnan(loss[n_steps:]).all()
-    np.testing.assert_allclose(-jd.log_posterior(result.blend, obs), loss[:n_steps].min(), rtol=1e-5)
+    solved = -jd.log_posterior(result.blend, obs)
+    assert 0.99 * loss[:n_steps].min() < solved <= loss[:n_steps].min()
     assert loss[:n_steps].min() < 0.9 * loss[0]
 
 
@@ -109,7 +110,7 @@ def test_the_fit_passes_turning_points_and_stops_by_itself():
     loss = np.asarray(result.loss)[:n_steps]
     turning = np.flatnonzero(np.diff(loss) > 0)
     assert result.result is jd.RESULTS.CONVERGED and bool(result.converged)
-    assert n_steps < 400 and n_steps % 5 == 0
+    assert n_steps < 400
     assert turning[0] + 5 < n_steps, "the loss rose after this step; a look at two successive losses stops here"
     np.testing.assert_allclose(fluxes_of(result.blend), FLUX, rtol=5e-3)
 
@@ -156,7 +157,7 @@ def test_statuses():
     short = star_fit(optimizer=few)
     assert short.result is jd.RESULTS.MAX_STEPS and int(short.n_steps) == 12 and not short.converged
     broken = star_fit(start=np.nan, optimizer=few)
-    assert broken.result is jd.RESULTS.NON_FINITE and int(broken.n_steps) == 5  # the first look at it
+    assert broken.result is jd.RESULTS.NON_FINITE and int(broken.n_steps) == 1
     dark = star_fit(optimizer=few, mask=np.ones((17, 17), dtype=bool))
     assert dark.result is jd.RESULTS.NO_DATA and int(dark.n_steps) == 0 and np.isnan(dark.loss).all()
     np.testing.assert_allclose(fluxes_of(dark.blend), 0.5 * FLUX, rtol=1e-6)
