@@ -42,7 +42,7 @@ BINNING = 2
 PSF_WIDTHS = (0.9, 1.5, 3.0)
 """σ of the Gaussians that stand for a PSF here, relative to the Gaussian of the same maximum."""
 
-SETTLED = 0.01
+SETTLED = 0.03
 """Largest change of an ellipticity or a position (pixels) in one pass after which there is no other."""
 
 COLOR_ROUNDS = 3
