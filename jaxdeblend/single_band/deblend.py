@@ -8,7 +8,7 @@ import jax
 from .blend import BlendArrays, Children, deblend_arrays
 from .config import SingleBandConfig
 from .pack import Bucket, Item, pack
-from .result import SingleBandResult, result_of
+from .result import SingleBandResult, result_of, undivided
 
 
 def deblend_single_band(
@@ -116,12 +116,12 @@ def deblend_single_band_batch(
     """
     options = SingleBandConfig() if config is None else config
     items = _checked(list(blends), footprints, masks, options)
-    results: list[SingleBandResult | None] = [None] * len(items)
+    results = [undivided(item) for item in items]
     for bucket, numbers in _groups(items):
         children = jax.device_get(run(pack([items[k] for k in numbers], bucket), options, bucket.fit_radius))
         for lane, k in enumerate(numbers):
             results[k] = result_of(items[k], jax.tree.map(lambda array, lane=lane: array[lane], children))
-    return [result for result in results if result is not None]
+    return results
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -154,10 +154,14 @@ def _item(number: int, n_blends: int, blend: tuple, footprint: object, mask: obj
 
 
 def _groups(items: list[Item]) -> Iterator[tuple[Bucket, list[int]]]:
-    """Blends that go through one program together; as many as there are lanes, so that none is empty."""
+    """Blends that go through one program together; as many as there are lanes, so that none is empty.
+
+    Those in which nothing is deblended need none.
+    """
     members: dict[Bucket, list[int]] = {}
     for number, item in enumerate(items):
-        members.setdefault(item.bucket, []).append(number)
+        if item.active.any():
+            members.setdefault(item.bucket, []).append(number)
     for bucket, numbers in members.items():
         for lanes in bucket.lanes:
             while len(numbers) >= lanes:

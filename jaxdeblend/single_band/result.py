@@ -129,7 +129,7 @@ class SingleBandResult(eqx.Module):
                 "flux_err": np.sqrt(self.variances.sum(axis=(1, 2))),
                 "template_flux": self.templates.sum(axis=(1, 2)),
                 "stray_flux": self.stray_flux,
-                "n_pixels": (self.children != 0).sum(axis=(1, 2)),
+                "n_pixels": np.array([np.count_nonzero(child) for child in self.children], np.int64),
                 "is_psf": (self.flags & 256) != 0,
                 "psf_flux": self.psf_flux,
                 "psf_x": self.psf_centers[:, 1],
@@ -189,4 +189,38 @@ def result_of(item: Item, children: Children) -> SingleBandResult:
         weights=numbers(weights),
         stray_flux=np.asarray(children.stray_flux)[:n],
         flags=np.asarray(children.flags)[:n] | item.flags,
+    )
+
+
+def undivided(item: Item) -> SingleBandResult:
+    """One blend of which no peak is deblended: however large it is, it costs next to nothing.
+
+    Parameters
+    ----------
+    item
+        The blend.
+
+    Returns
+    -------
+    SingleBandResult
+        Dark children, which are views of a single 0, and all light unassigned.
+    """
+    n, shape, dtype = len(item.centers), item.image.shape, item.image.dtype
+    dark = np.broadcast_to(np.zeros((), dtype), (n, *shape))
+    unknown = np.full((n, 3), np.nan, dtype)
+    return SingleBandResult(
+        children=dark,
+        variances=dark,
+        templates=dark,
+        unassigned=np.where(item.footprint, item.image, 0),
+        footprint=item.footprint,
+        centers=item.centers,
+        psf_centers=np.full((n, 2), np.nan),
+        psf_flux=unknown[:, 0],
+        psf_chisq=unknown,
+        psf_dof=unknown[:, 0],
+        psf_step=unknown[:, :2],
+        weights=unknown[:, 0],
+        stray_flux=np.zeros(n, dtype),
+        flags=item.flags,
     )
