@@ -6,7 +6,9 @@ from .batch import deblend as deblend
 from .batch import deblend_batch as deblend_batch
 from .batch import deblend_stream as deblend_stream
 from .catalog import CatalogResult as CatalogResult
+from .catalog import SingleBandCatalog as SingleBandCatalog
 from .catalog import deblend_catalog as deblend_catalog
+from .catalog import deblend_single_band_exposure as deblend_single_band_exposure
 from .detect import Detection as Detection
 from .detect import Footprint as Footprint
 from .detect import detect as detect

@@ -6,3 +6,5 @@ from .parents import Parent as Parent
 from .parents import find_parents as find_parents
 from .pipeline import CatalogResult as CatalogResult
 from .pipeline import deblend_catalog as deblend_catalog
+from .single_band import SingleBandCatalog as SingleBandCatalog
+from .single_band import deblend_single_band_exposure as deblend_single_band_exposure

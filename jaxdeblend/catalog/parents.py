@@ -30,11 +30,14 @@ class Parent:
         Window of the exposure on which they are fitted.
     exclude
         True on pixels of the window that belong to other parents.
+    footprint
+        True on pixels of the window that belong to this one.
     """
 
     rows: Int[np.ndarray, " source"]
     box: Box
     exclude: Bool[np.ndarray, "y x"]
+    footprint: Bool[np.ndarray, "y x"]
 
 
 def find_parents(
@@ -167,4 +170,4 @@ def _parent(
     shape = (labels.shape[0], labels.shape[1])
     box = grid_box(tight.grow(margin).overlap(Box((0, 0), shape)), shape)
     inside = labels[box.slices]
-    return Parent(np.sort(rows), box, (inside != 0) & (inside != label))
+    return Parent(np.sort(rows), box, (inside != 0) & (inside != label), inside == label)

@@ -43,6 +43,7 @@ def test_windows_reach_beyond_footprints_and_exclude_others():
         labels = found.labels[parent.box.slices]
         own = found.labels[tuple(np.round(found.centers[parent.rows[0]]).astype(int))]
         np.testing.assert_array_equal(parent.exclude, (labels != 0) & (labels != own))
+        np.testing.assert_array_equal(parent.footprint, labels == own)
         footprint = found.footprints[own - 1].box
         grown = footprint.grow(70).overlap(exposure.box)
         assert parent.box.overlap(grown) == grown
