@@ -13,3 +13,4 @@ from .psf_figures import kernel_mosaic_figure as kernel_mosaic_figure
 from .psf_figures import psf_match_figure as psf_match_figure
 from .rgb import channel_weights as channel_weights
 from .rgb import rgb as rgb
+from .single_band_figures import single_band_figure as single_band_figure

@@ -5,7 +5,7 @@ servers.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,12 +297,9 @@ def _show_spectrum(axes: Axes, spectra: dict[str, np.ndarray], bands: Sequence[s
 
 
 def _mark(axes: Axes, centers: np.ndarray, *, numbered: bool) -> None:
-    """Open rings with numbers beside them, dark-edged so that they show on anything."""
-    from matplotlib.patheffects import withStroke
-
+    """Open rings, and numbers beside them unless there are very many."""
     inside = np.isfinite(centers).all(1)
     many = len(centers) > MAX_NUMBERED
-    stroke = [withStroke(linewidth=2.2, foreground="black", alpha=0.6)]
     axes.scatter(
         centers[inside, 1],
         centers[inside, 0],
@@ -311,20 +308,32 @@ def _mark(axes: Axes, centers: np.ndarray, *, numbered: bool) -> None:
         facecolors="none",
         edgecolors=_MARK,
         linewidths=0.8 if many else 1.0,
-        path_effects=stroke,
+        path_effects=_dark_edge(),
     )
     if numbered and not many:
-        for k in np.flatnonzero(inside):
-            axes.annotate(
-                str(k),
-                (centers[k, 1], centers[k, 0]),
-                xytext=(4, 4),
-                textcoords="offset points",
-                color="white",
-                fontsize=9,
-                path_effects=stroke,
-                annotation_clip=True,
-            )
+        _number(axes, centers, np.flatnonzero(inside))
+
+
+def _number(axes: Axes, centers: np.ndarray, numbers: Iterable[int]) -> None:
+    """Numbers of some of the sources beside them."""
+    for k in numbers:
+        axes.annotate(
+            str(k),
+            (centers[k, 1], centers[k, 0]),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color="white",
+            fontsize=9,
+            path_effects=_dark_edge(),
+            annotation_clip=True,
+        )
+
+
+def _dark_edge() -> list[Any]:
+    """An edge with which marks show on anything."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.2, foreground="black", alpha=0.6)]
 
 
 def _strip(axes: Axes, title: str) -> None:
