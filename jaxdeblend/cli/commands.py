@@ -1,6 +1,7 @@
 """The commands."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import click
 from .. import _version
 from ..psf_match import MatchConfig
 from ..psf_match.match import SOLVERS
+from ..single_band import SingleBandConfig
+from ..single_band.config import CHOICES
 from .demo import run_demo
 from .detecting import run_detect
 from .info import describe
@@ -19,12 +22,14 @@ from .options import (
     Names,
     Numbers,
     bits_or_names,
+    catalog_options,
     common_options,
     exposure_options,
     inputs,
     optional_exposure_options,
     output_options,
 )
+from .single_band import SingleBandOptions, run_single_band
 from .warmup import run_warmup
 from .work import DeblendOptions, run_deblend
 
@@ -40,6 +45,7 @@ def group(ctx: click.Context) -> None:
     See it work:       jaxdeblend demo -o demo/
     Look at files:     jaxdeblend info coadd_g.fits psf_g.fits
     Deblend them:      jaxdeblend deblend 'coadd_{band}.fits' --bands g,r,i --psf 'psf_{band}.fits' -o out/
+    One band alone:    jaxdeblend single-band visit_r.fits --bands r --psf psf_r.fits -o out/
     Match their PSFs:  jaxdeblend match-psf --demo -o matched/
 
     \b
@@ -52,26 +58,9 @@ def group(ctx: click.Context) -> None:
 
 @group.command()
 @exposure_options
-@click.option("--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them.")
-@click.option(
-    "--origin",
-    type=click.Choice(["0", "1"]),
-    default="0",
-    show_default=True,
-    help="Number of the first pixel in --peaks: 1 for SExtractor and ds9.",
-)
-@click.option("--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma.")
+@catalog_options
 @click.option("--max-steps", type=click.IntRange(min=1), help="Most steps of a fit.")
 @click.option("--no-symmetry", is_flag=True, help="Fit without the prior that galaxies are nearly symmetric.")
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["ecsv", "fits", "parquet"]),
-    default="ecsv",
-    show_default=True,
-    help="Format of the catalog.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace files of an earlier run.")
 @output_options("out")
 @common_options
 def deblend(origin: str, output: Path, **options: Any) -> int:
@@ -96,6 +85,68 @@ def deblend(origin: str, output: Path, **options: Any) -> int:
     """  # noqa: D301
     job = DeblendOptions(inputs=inputs(options), output=output, origin=int(origin), **options)
     summary = run_deblend(job)
+    click.echo(summary.text())
+    return summary.exit_code
+
+
+def _choice(name: str, explanation: str) -> Callable:
+    """Option for one of the words of `SingleBandConfig`."""
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        type=click.Choice(list(CHOICES[name])),
+        default=getattr(SingleBandConfig, name),
+        show_default=True,
+        help=explanation,
+    )
+
+
+@group.command("single-band")
+@exposure_options
+@catalog_options
+@_choice("symmetry", "What templates are mirrored about: the position, or the nearest half or whole pixel.")
+@_choice("edges", "Templates where the mirror image is off the image: PSF wings, the image itself, nothing.")
+@_choice("smoothing", "Median of 5 x 5 pixels over templates; auto: unless the FWHM is below 2 pixels.")
+@_choice("monotonic", "How templates are made to fall outwards.")
+@_choice("stray_flux", "Who gets light where no template reaches; trim: nobody.")
+@_choice("variance", "Variance of a share f of a pixel: f^2 of the pixel's, or the same.")
+@click.option("--no-psf-templates", is_flag=True, help="Symmetric templates for all, point sources too.")
+@click.option("--weight-templates", is_flag=True, help="Scale templates to the image by least squares first.")
+@click.option("--remove-degenerate", is_flag=True, help="Drop one of two templates that are too alike.")
+@click.option(
+    "--max-area",
+    "max_footprint_area",
+    type=int,
+    default=SingleBandConfig.max_footprint_area,
+    show_default=True,
+    help="Pixels of the largest footprint that is deblended; 0: any.",
+)
+@output_options("out")
+@common_options
+def single_band(origin: str, output: Path, no_psf_templates: bool, **options: Any) -> int:
+    """Divide each band of images of the same sky by templates, with no fit of all bands together.
+
+    IMAGES are read, and sources found, as by `jaxdeblend deblend`. The template of a source is the PSF, or what is
+    symmetric about its position; every pixel is divided in proportion to the templates. It is fast, and keeps
+    all light, but sources that overlap much are told apart better by `jaxdeblend deblend`.
+
+    
+    Writes to the folder OUTPUT, once everything is done:
+      catalog.ecsv            one row per source: position, and flux, error, PSF fit and flags of each band
+      children.fits           what each source got of the images, and the rest that nobody did
+      templates.fits          the template of each source, their sum, and the image without it
+      single_band_BAND.png    image, templates, residual, and the brightest sources one by one
+      run.json                version, options and counts of all flags
+
+    
+    Examples:
+      jaxdeblend single-band r.fits --bands r --psf psf_r.fits -o out/
+      jaxdeblend single-band 'visit_{band}.fits' --bands g,r --psf '{band}.psf' --peaks sources.ecsv
+      jaxdeblend single-band r.fits --bands r --psf-fwhm 3.6 --stray-flux r-to-peak
+    """  # noqa: D301
+    names = [field.name for field in dataclasses.fields(SingleBandConfig) if field.name in options]
+    config = SingleBandConfig(fit_psf=not no_psf_templates, **{name: options.pop(name) for name in names})
+    job = SingleBandOptions(inputs=inputs(options), output=output, config=config, origin=int(origin), **options)
+    summary = run_single_band(job)
     click.echo(summary.text())
     return summary.exit_code
 

@@ -145,6 +145,37 @@ def _exposure_options(*, required: bool) -> list[Callable]:
     ]
 
 
+def catalog_options(command: Callable) -> Callable:
+    """Add what the commands have that write a catalog: where its sources are, and what the file is."""
+    return _add(
+        [
+            click.option(
+                "--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them."
+            ),
+            click.option(
+                "--origin",
+                type=click.Choice(["0", "1"]),
+                default="0",
+                show_default=True,
+                help="Number of the first pixel in --peaks: 1 for SExtractor and ds9.",
+            ),
+            click.option(
+                "--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma."
+            ),
+            click.option(
+                "--format",
+                "kind",
+                type=click.Choice(["ecsv", "fits", "parquet"]),
+                default="ecsv",
+                show_default=True,
+                help="Format of the catalog.",
+            ),
+            click.option("--overwrite", is_flag=True, help="Replace files of an earlier run."),
+        ],
+        command,
+    )
+
+
 def common_options(command: Callable) -> Callable:
     """Add what every command has."""
     return _add(

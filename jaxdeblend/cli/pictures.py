@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..catalog import CatalogResult
+from ..catalog import CatalogResult, SingleBandCatalog
 from ..detect import Detection
 from ..instrument.box import Box
-from ..io import Exposure
-from ..view import asinh_norm, deblend_figure, rgb
+from ..io import Exposure, SourceModel
+from ..view import asinh_norm, deblend_figure, rgb, single_band_figure
 
 LARGEST = 1200
 """Edge in pixels of the largest picture; of more, the middle is shown."""
+
+SHOWN = 12
+"""Number of sources, the brightest, that are shown one by one."""
 
 
 def save_deblend(exposure: Exposure, result: CatalogResult, path: Path) -> None:
@@ -70,6 +73,53 @@ def save_detection(exposure: Exposure, detection: Detection, path: Path) -> None
     axes.set_title(f"{len(detection.peaks)} sources in {len(detection.footprints)} footprints", loc="left", fontsize=10)
     axes.set(xlim=(-0.5, box.shape[1] - 0.5), ylim=(-0.5, box.shape[0] - 0.5))
     figure.savefig(path)
+
+
+def save_single_band(exposure: Exposure, result: SingleBandCatalog, band: int, path: Path) -> None:
+    """Save how one band was divided.
+
+    Parameters
+    ----------
+    exposure
+        The data.
+    result
+        What was made of them.
+    band
+        Number of the band.
+    path
+        The picture.
+    """
+    box, name = _middle(exposure), exposure.bands[band]
+    window = (slice(None), *box.slices)
+    image, variance = _usable(exposure, window)[band], exposure.variance[window][band]
+    centers = np.stack([np.asarray(result.table["y"]), np.asarray(result.table["x"])], axis=1) - box.start
+    centers = _within(centers, box)
+    flux = np.array([child.image[band].sum() for child in result.children])
+    flux[np.isnan([centers[child.id].sum() for child in result.children])] = -np.inf
+    brightest = np.sort(np.argsort(-flux, kind="stable")[: min(SHOWN, int(np.isfinite(flux).sum()))])
+    frames = [
+        np.stack([_framed(sources[k], band, box) for k in brightest]) if len(brightest) else np.zeros((0, *box.shape))
+        for sources in (result.templates, result.children)
+    ]
+    single_band_figure(
+        image,
+        *frames,
+        centers=centers,
+        shown=[result.children[k].id for k in brightest],
+        model=result.model[window][band],
+        flags=np.asarray(result.table[f"flags_{name}"]),
+        norm=asinh_norm(image[None], variance[None]),
+        path=path,
+    )
+
+
+def _framed(source: SourceModel, band: int, box: Box) -> np.ndarray:
+    """One band of a source's stamp, in a window of the exposure."""
+    frame = np.zeros(box.shape, np.float32)
+    both = box.overlap(source.box)
+    here, there = (both.shifted_by(-start[0], -start[1]).slices for start in (box.start, source.box.start))
+    frame[here] = source.image[(band, *there)]
+    return frame
 
 
 def _middle(exposure: Exposure) -> Box:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from jaxtyping import Float
 
 from .._version import __version__
 from ..catalog import CatalogResult, deblend_catalog
@@ -95,9 +96,7 @@ def run_deblend(options: DeblendOptions) -> Summary:
     started = time.perf_counter()
     with staged_folder(options.output, options.names, overwrite=options.overwrite) as stage:
         exposure = options.inputs.read()
-        centers = None
-        if options.peaks is not None:
-            centers = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)[0]
+        centers = given_centers(options.peaks, options.origin, exposure)
         read = time.perf_counter()
         with progress_bar("deblending", "blend") as progress:
             result = deblend_catalog(
@@ -116,6 +115,26 @@ def run_deblend(options: DeblendOptions) -> Summary:
         record = run_record(options, counts=summary.counts, seconds=seconds, files=summary.names)
         (stage / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     return summary
+
+
+def given_centers(peaks: Path | None, origin: int, exposure: Exposure) -> Float[np.ndarray, "source 2"] | None:
+    """Positions of a table, None without one: they are detected.
+
+    Parameters
+    ----------
+    peaks
+        The table.
+    origin
+        Number of the first pixel in it.
+    exposure
+        The exposure.
+
+    Returns
+    -------
+    np.ndarray or None
+        Positions (y, x) in pixels.
+    """
+    return None if peaks is None else read_positions(peaks, origin=origin, wcs=exposure.wcs)[0]
 
 
 @contextmanager

@@ -213,7 +213,7 @@ def test_demo(tmp_path, capsys):
     assert again.unit == "electron" and again.wcs is not None
 
 
-@pytest.mark.parametrize("command", [[], ["deblend"], ["detect"], ["info"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["deblend"], ["single-band"], ["detect"], ["info"], ["demo"]])
 def test_help_teaches(command, capsys):
     assert run([*command, "--help"]) == 0
     text = capsys.readouterr().out
