@@ -104,7 +104,8 @@ def symmetric_template(
     Returns
     -------
     tuple
-        The template, and the pixels of the footprint whose mirror image is in it, too; the template is 0 elsewhere.
+        The template, and the pixels of the footprint whose mirror image is in it, too; the template is 0 elsewhere. The
+        middle pixel is always one of them, so that half a source at the border has a template to be continued.
 
     Examples
     --------
@@ -118,7 +119,8 @@ def symmetric_template(
     seen_good = seen >= 0.5
     opposite = mirrored(stamp, shift) / jnp.where(seen_good, seen, 1.0)
     smaller = jnp.where(good, jnp.where(seen_good, jnp.minimum(stamp, opposite), stamp), opposite)
-    region = footprint & (_share_seen(footprint, shift) >= 0.5)
+    middle = jnp.arange(stamp.shape[0]) == stamp.shape[0] // 2
+    region = footprint & ((_share_seen(footprint, shift) >= 0.5) | (middle[:, None] & middle[None, :]))
     return jnp.where(region & (good | seen_good), jnp.maximum(smaller, 0.0), 0.0), region
 
 

@@ -64,6 +64,16 @@ def test_the_footprint_is_made_symmetric():
     np.testing.assert_array_equal(template, np.asarray(region, float))
 
 
+def test_the_peak_stays_where_nothing_has_a_mirror_image():
+    """Half a source, its centre on the border between the columns 7 and 8 of an image that ends with column 7."""
+    inside = jnp.zeros((15, 15), bool).at[:, :8].set(True)
+    stamp = blob(15, (7, 7.5)) * np.asarray(inside)
+    template, region = templates.symmetric_template(full(stamp), inside, inside, full([0.0, 1.0]))
+    assert np.argwhere(region).tolist() == [[7, 7]]
+    assert template[7, 7] == pytest.approx(stamp[7, 7])
+    assert not np.delete(np.asarray(template).ravel(), 7 * 15 + 7).any()
+
+
 def half_an_image(width=3.0):
     """A source three pixels from the border of the image, columns below 4 lie outside."""
     inside = np.zeros((15, 15), bool)
