@@ -6,9 +6,17 @@ from .batch import deblend as deblend
 from .batch import deblend_batch as deblend_batch
 from .batch import deblend_stream as deblend_stream
 from .catalog import CatalogResult as CatalogResult
+from .catalog import ModelStore as ModelStore
 from .catalog import SingleBandCatalog as SingleBandCatalog
+from .catalog import StoredBlend as StoredBlend
+from .catalog import StoreHeader as StoreHeader
+from .catalog import StoreWriter as StoreWriter
 from .catalog import deblend_catalog as deblend_catalog
 from .catalog import deblend_single_band_exposure as deblend_single_band_exposure
+from .catalog import merge_stores as merge_stores
+from .catalog import read_lsst_models as read_lsst_models
+from .catalog import store_from_fits as store_from_fits
+from .catalog import store_to_fits as store_to_fits
 from .detect import Detection as Detection
 from .detect import Footprint as Footprint
 from .detect import detect as detect

@@ -2,9 +2,20 @@
 
 from .compare import compare_with_truth as compare_with_truth
 from .compare import match_positions as match_positions
+from .lsst_models import LsstBlend as LsstBlend
+from .lsst_models import LsstModels as LsstModels
+from .lsst_models import read_lsst_models as read_lsst_models
 from .parents import Parent as Parent
 from .parents import find_parents as find_parents
 from .pipeline import CatalogResult as CatalogResult
 from .pipeline import deblend_catalog as deblend_catalog
 from .single_band import SingleBandCatalog as SingleBandCatalog
 from .single_band import deblend_single_band_exposure as deblend_single_band_exposure
+from .store import ModelStore as ModelStore
+from .store import merge_stores as merge_stores
+from .store_fits import store_from_fits as store_from_fits
+from .store_fits import store_to_fits as store_to_fits
+from .store_kinds import STORED_CLASSES as STORED_CLASSES
+from .store_layout import StoreHeader as StoreHeader
+from .store_record import StoredBlend as StoredBlend
+from .store_writer import StoreWriter as StoreWriter
