@@ -136,9 +136,11 @@ def read_lsst_models(
     converter = _Converter(len(known), Initialization() if options is None else options, center_error)
     isolated = tuple(number for number, entry in entries.items() if _is_isolated(entry))
     blends: list[LsstBlend] = []
-    for number in [number for number in entries if number not in isolated]:
+    for number, entry in entries.items():
+        if _is_isolated(entry):
+            continue
         try:
-            blends += converter.blends(number, number, entries[number])
+            blends += converter.blends(number, number, entry)
         except _FAULTS as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{path}: blend {number} is not understood ({reason}).") from error
@@ -157,6 +159,8 @@ def _contents(path: Path, wanted: Collection[int] | None) -> tuple[dict[str, Any
     try:
         data = _unzipped(path, wanted) if zipfile.is_zipfile(path) else _one_text(path)
         entries = {int(key): entry for part in ("blends", "isolated") for key, entry in data.pop(part, {}).items()}
+        if not all(isinstance(entry, dict) for entry in (*entries.values(), data.get("metadata") or {})):
+            raise ValueError("a blend, or what is said about all of them, is no object of JSON")
     except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not models of scarlet_lite ({reason}).") from error

@@ -5,6 +5,8 @@ that its writer is killed. How a run goes on after that is the matter of `jaxdeb
 """
 
 import contextlib
+import io
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,7 +101,7 @@ class StoreFile:
         """Open the file, and leave it open."""
         if self._handle is None:
             self._handle = require_h5py().File(self.path, "r")
-            for table in (*TABLES, "about"):
+            for table in {*TABLES, "about"} & self._handle.keys():
                 for name, dataset in self._handle[table].items():
                     self._datasets[f"{table}/{name}"] = dataset
 
@@ -224,17 +226,67 @@ def write_file(
     temporary = path.with_name(f".{path.name}.tmp")
     h5py = require_h5py()
     try:
-        with h5py.File(temporary, "w") as file:
-            _write_about(file, header, kinds)
-            _write_rows(file, header, totals, blocks, level)
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb+", buffering=0) as raw:
+            sink = _Sink(raw)
+            with h5py.File(sink, "w") as file:
+                _write_about(file, header, kinds)
+                _write_rows(file, header, totals, itertools.takewhile(lambda _: sink.error is None, blocks), level)
+            sink.finish()
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or ["unknown"])[0]
-        raise OSError(getattr(error, "errno", None), f"could not be written ({reason})", str(path)) from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"could not be written ({reason})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Sink:
+    """A file that HDF5 always finds ready: the first error of the disk is kept until HDF5 is done.
+
+    HDF5 cannot give up a file that it failed to write. It tries again at the end of the program, and crashes now and
+    then; of a full disk it must not know.
+    """
+
+    def __init__(self, raw: io.FileIO):
+        self.raw = raw
+        self.error: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell = raw.read, raw.readinto, raw.seek, raw.tell
+
+    def write(self, data: Any) -> int:
+        """Write all of the data, or none from the first error on."""
+        rest = memoryview(data)
+        with self._caught():
+            while self.error is None and len(rest):
+                rest = rest[self.raw.write(rest) :]
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """Set the size of the file."""
+        with self._caught():
+            self.raw.truncate(size)
+        return size
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
+    def finish(self) -> None:
+        """Make sure that everything is on the disk.
+
+        Raises
+        ------
+        OSError
+            If it is not.
+        """
+        if self.error is not None:
+            raise self.error
+        os.fsync(self.raw.fileno())
+
+    @contextlib.contextmanager
+    def _caught(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
 
 
 def _write_about(file: Any, header: StoreHeader, kinds: Sequence[str]) -> None:

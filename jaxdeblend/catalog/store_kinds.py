@@ -7,7 +7,9 @@ classes of one table of names is ever made from a file.
 """
 
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -49,6 +51,9 @@ given again where a store is opened.
 
 Classes = Mapping[str, type[eqx.Module] | eqx.Module]
 
+PLACES = ("spectrum", "pixels", "parameters")
+"""Where the numbers of components lie."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
@@ -75,7 +80,7 @@ class Leaf:
     @property
     def size(self) -> int:
         """How many numbers it has."""
-        return int(np.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +98,10 @@ class Kind:
     text: str
     leaves: tuple[Leaf, ...]
 
-    def size(self, place: str) -> int:
-        """Numbers of one component that lie there."""
-        return sum(leaf.size for leaf in self.leaves if leaf.place == place)
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """How many numbers of one component lie in each place."""
+        return {place: sum(leaf.size for leaf in self.leaves if leaf.place == place) for place in PLACES}
 
 
 def describe(components: eqx.Module, header: StoreHeader, classes: Classes) -> Kind:
@@ -140,7 +146,7 @@ def describe(components: eqx.Module, header: StoreHeader, classes: Classes) -> K
 
 def _first(array: np.ndarray) -> np.ndarray:
     """Array of the first component, if there is one."""
-    return array[0] if len(array) else np.ones(array.shape[1:], array.dtype)
+    return np.asarray(array[0]) if len(array) else np.ones(array.shape[1:], array.dtype)
 
 
 def _node(value: Any, path: str, header: StoreHeader, names: Mapping[type, str], classes: Classes) -> dict[str, Any]:
@@ -309,7 +315,7 @@ class Kinds:
         """Number of the kind of a stack's components, and the numbers of each of them by place."""
         arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(stack.component)]
         number, count = self._number(stack.component, arrays), len(stack.source)
-        found: dict[str, list[np.ndarray]] = {"spectrum": [], "pixels": [], "parameters": []}
+        found: dict[str, list[np.ndarray]] = {place: [] for place in PLACES}
         for leaf, array in zip(self[number].leaves, arrays, strict=True):
             if leaf.place == "given":
                 self._check_given(leaf, array)
@@ -355,7 +361,7 @@ class Kinds:
             raise ValueError(f"classes: the module given as {leaf.path.rpartition('.')[0]!r} is not that of the fit.")
 
 
-def lossless(values: AnyArray, dtype: str, what: str) -> np.ndarray:
+def lossless(values: AnyArray, dtype: str | np.dtype, what: str) -> np.ndarray:
     """An array of another type, which holds the same values.
 
     Examples
@@ -365,8 +371,10 @@ def lossless(values: AnyArray, dtype: str, what: str) -> np.ndarray:
     array([1., 2.], dtype=float32)
     """
     array = np.asarray(values)
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore"):
         other = array.astype(dtype)
-    if other.dtype != array.dtype and not np.array_equal(other.astype(array.dtype), array, equal_nan=True):
+    if not np.array_equal(other.astype(array.dtype), array, equal_nan=True):
         raise ValueError(f"{what}: {array.dtype} does not fit into {dtype}; make the store with dtype='float64'.")
     return other

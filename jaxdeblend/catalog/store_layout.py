@@ -10,6 +10,7 @@ put together and taken apart without any arithmetic. First rows exist in files a
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -173,6 +174,11 @@ class StoreHeader:
         same["model_psf"] = one is two if one is None or two is None else np.array_equal(one, two)
         return [name for name, equal in same.items() if not equal]
 
+    @functools.cached_property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Type of each column, by name of table and column."""
+        return {name: column.dtype for name, column in empty_rows(self).items()}
+
     def celestial_wcs(self) -> WCS | None:
         """The celestial coordinates, None if unknown."""
         return WCS(Header.fromstring(self.wcs)) if self.wcs else None
@@ -275,8 +281,15 @@ def selected(rows: Rows, order: np.ndarray) -> Rows:
     order
         Places of the blends wanted.
     """
-    taken = {"blends": order} | {table: _places(rows[f"blends/n_{table}"], order) for table in RAGGED}
-    return {name: column[taken[name.split("/")[0]]] for name, column in rows.items()}
+    places = {table: _places(rows[f"blends/n_{table}"], order) for table in RAGGED if table != "pixels"}
+    places["blends"] = order
+    taken = {name: column[places[name.split("/")[0]]] for name, column in rows.items() if name != "pixels/value"}
+    if "pixels/value" in rows:  # so many that places of their own would take more room than they do
+        stops = np.cumsum(rows["blends/n_pixels"])
+        starts = stops - rows["blends/n_pixels"]
+        pixels = rows["pixels/value"]
+        taken["pixels/value"] = np.concatenate([pixels[:0], *(pixels[starts[k] : stops[k]] for k in order)])
+    return {name: taken[name] for name in rows}
 
 
 def _places(counts: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class StoredBlend:
     rows: Int[np.ndarray, " source"]
     fit: FitResult | None = None
     measurements: Measurements | None = None
-    source_ids: Int[np.ndarray, " source"] | None = None
+    source_ids: Int[np.ndarray, " id"] | None = None
     reason: str = ""
 
     @property
@@ -116,7 +116,7 @@ def encoded(record: StoredBlend, kinds: Kinds) -> Rows:
     found = _component_rows(record.fit, kinds) | _source_rows(record, header)
     fit = record.fit
     n_steps = 0 if fit is None else int(fit.n_steps)
-    found["losses/value"] = np.asarray([] if fit is None else fit.loss[:n_steps])
+    found["losses/value"] = np.asarray([] if fit is None else fit.loss)[:n_steps]
     found["letters/value"] = np.frombuffer(record.reason.encode(), np.uint8)
     counts = {
         table: len(found[f"{table}/{next(iter(columns))}"]) for table, columns in TABLES.items() if table != "blends"
@@ -126,11 +126,7 @@ def encoded(record: StoredBlend, kinds: Kinds) -> Rows:
     numbers["measured"] = record.measurements is not None
     numbers |= {f"n_{table}": count for table, count in counts.items()}
     found |= {f"blends/{name}": np.array([value]) for name, value in numbers.items()}
-    return {
-        f"{table}/{name}": lossless(found[f"{table}/{name}"], column.empty(header).dtype.name, f"{table} {name}")
-        for table, columns in TABLES.items()
-        for name, column in columns.items()
-    }
+    return {name: np.array(lossless(found[name], dtype, name)) for name, dtype in header.dtypes.items()}
 
 
 def decoded(rows: Rows, kinds: Kinds) -> StoredBlend:
@@ -250,7 +246,7 @@ def _stacks(rows: Rows, kinds: Kinds) -> Iterator[Stack]:
         used["components"] = mine.stop
         numbers = {"spectrum": rows["components/spectrum"][mine]}
         for table in ("pixels", "parameters"):
-            start, size = used[table], kind.size(table)
+            start, size = used[table], kind.sizes[table]
             used[table] = stop = start + size * count
             numbers[table] = rows[f"{table}/value"][start:stop].reshape(count, size)
         yield Stack(kinds.decoded(int(number), numbers), source[mine], rows["components/active"][mine])

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io import PathLike
-from .store_files import StoreFile, write_file
+from .store_files import StoreFile, require_h5py, write_file
 from .store_kinds import STORED_CLASSES, Classes, Kinds
 from .store_layout import SOFTWARE, Rows, StoreHeader, joined, selected, totals
 from .store_merge import common_header, open_run, partial_folder, renumbered, write_merged
@@ -73,6 +73,7 @@ class StoreWriter:
         self._kinds = Kinds(self.header, classes)
         self._waiting: list[Rows] = []
         self._waiting_ids: set[int] = set()
+        self._pixels = 0
         self._closed = False
 
     @classmethod
@@ -104,6 +105,7 @@ class StoreWriter:
         if path.exists() or folder.exists():
             there = path if path.exists() else folder
             raise FileExistsError(f"{there}: exists already; resume it, or remove it.")
+        require_h5py()
         folder.mkdir(parents=True)
         piece = _write_piece(folder, header, [], ())
         return cls(path, [StoreFile(piece)], classes, batch)
@@ -184,8 +186,8 @@ class StoreWriter:
             raise ValueError(f"id: the store has a blend {record.id} already.")
         self._waiting.append(encoded(record, self._kinds))
         self._waiting_ids.add(record.id)
-        numbers = sum(len(rows["pixels/value"]) for rows in self._waiting)
-        if len(self._waiting) >= self._batch or numbers >= PIECE:
+        self._pixels += len(self._waiting[-1]["pixels/value"])
+        if len(self._waiting) >= self._batch or self._pixels >= PIECE:
             self.flush()
 
     def flush(self) -> None:
@@ -200,7 +202,7 @@ class StoreWriter:
             return
         _write_piece(self._folder, self.header, self._waiting, self._kinds.texts)
         self.finished |= self._waiting_ids
-        self._waiting, self._waiting_ids = [], set()
+        self._waiting, self._waiting_ids, self._pixels = [], set(), 0
 
     def close(self) -> Path:
         """Merge all that was written into the one file, which is there whole or not at all.
