@@ -1,5 +1,6 @@
 """The store of fitted models, read blend by blend, and merged from shards."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -100,6 +101,10 @@ class ModelStore:
         """
         return self.record(blend_id).blend
 
+    def blends_of(self, parent: int) -> list[int]:
+        """Numbers of the blends of a parent, increasing; none if there is no such parent."""
+        return self.ids[self._parents == parent].tolist()
+
     def record(self, blend_id: int) -> StoredBlend:
         """Read all that is stored of one blend.
 
@@ -141,6 +146,10 @@ class ModelStore:
         if name != "blends":
             table.add_column(np.repeat(self.ids, rows[f"blends/n_{name}"]), index=0, name="blend")
         return table
+
+    @functools.cached_property
+    def _parents(self) -> np.ndarray:
+        return self._merged.rows(0, len(self), tables=())["blends/parent"]
 
     def digest(self) -> str:
         """SHA-256 of all that is stored, but for what wrote it: equal for stores of equal content."""

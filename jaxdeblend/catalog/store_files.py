@@ -100,7 +100,8 @@ class StoreFile:
     def open(self) -> None:
         """Open the file, and leave it open."""
         if self._handle is None:
-            self._handle = require_h5py().File(self.path, "r")
+            # a file does not change any more: locks, which some shared disks lack, are not needed
+            self._handle = require_h5py().File(self.path, "r", locking=False)
             for table in {*TABLES, "about"} & self._handle.keys():
                 for name, dataset in self._handle[table].items():
                     self._datasets[f"{table}/{name}"] = dataset

@@ -113,9 +113,7 @@ def store_from_fits(
 
     Examples
     --------
-    See `store_to_fits`.
-
-    >>> import jaxdeblend as jd
+    >>> import jaxdeblend as jd                            # there and back: see store_to_fits
     >>> jd.store_from_fits("none.fits", "none.h5")
     Traceback (most recent call last):
     FileNotFoundError: none.fits: no such file.

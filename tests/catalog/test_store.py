@@ -110,6 +110,7 @@ def test_tables_hold_what_was_measured(path):
         blends, sources, components = (store.table(name) for name in ("blends", "sources", "components"))
         with pytest.raises(ValueError, match="name: got 'pixels'; give 'blends'"):
             store.table("pixels")
+        assert store.blends_of(1) == [3, 4, 5] and store.blends_of(99) == []
     records = [record(number) for number in sorted(NUMBERS)]
     assert blends["id"].tolist() == sorted(NUMBERS) and blends["parent"].tolist() == [r.parent for r in records]
     assert blends["status"].tolist() == [r.status for r in records] and blends["measured"].all()

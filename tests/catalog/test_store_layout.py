@@ -1,5 +1,7 @@
 """Rows of blends, taken apart and put together."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,7 +50,7 @@ def assert_same_rows(one, two):
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(COUNTS, st.randoms(use_true_random=False))
 def test_blends_keep_their_rows_in_any_order(counts, random):
     order = list(range(len(counts)))
@@ -62,7 +64,7 @@ def test_blends_keep_their_rows_in_any_order(counts, random):
         assert found.tolist() == expected
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(COUNTS)
 def test_pieces_add_up(counts):
     rows = rows_of(counts)
@@ -75,7 +77,7 @@ def test_pieces_add_up(counts):
     }
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(COUNTS)
 def test_first_rows_are_where_rows_begin(counts):
     rows = rows_of(counts)
@@ -90,6 +92,17 @@ def test_first_rows_are_where_rows_begin(counts):
 def test_every_column_says_what_it_holds():
     assert all(column.meaning for columns in TABLES.values() for column in columns.values())
     assert {f"n_{table}" for table in RAGGED} < TABLES["blends"].keys() and {"blends", *RAGGED} == TABLES.keys()
+
+
+def test_every_column_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
+    assert rows.keys() == TABLES.keys()
+    first = [f"first_{one}" for one in RAGGED.values()]
+    for table, columns in TABLES.items():
+        assert not [
+            name for name in (*columns, *(first if table == "blends" else ())) if f"`{name}`" not in rows[table]
+        ]
 
 
 def test_ways_between_versions():
