@@ -19,11 +19,12 @@ from .store_layout import (
     Rows,
     StoreHeader,
     migrations_from,
+    selected,
     totals,
     with_first_rows,
     without_first_rows,
 )
-from .store_merge import Merged, open_store
+from .store_merge import Merged, blocks_of, open_store
 
 _CODES = {"int64": "K", "int32": "J", "bool": "L", "uint8": "B", "float32": "E", "float64": "D"}
 _CARDS = {"software": "SOFTWARE", "dtype": "DTYPE"}
@@ -134,7 +135,8 @@ def store_from_fits(
                 raise ValueError(f"the table {table.upper()} does not have {count} rows")
         header = StoreHeader(**fields)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(out, header, kinds, totals(rows), [rows])
+    blocks = (selected(rows, np.arange(*block)) for block in blocks_of(rows["blends/n_pixels"]))
+    write_file(out, header, kinds, totals(rows), blocks)
     return out
 
 

@@ -133,7 +133,7 @@ class Merged:
         ids = np.concatenate([file.ids for file in files])
         order = np.argsort(ids, kind="stable")
         self.ids = ids[order]
-        self._sizes = np.concatenate([file.counts("pixels") for file in files])[order] + _OVERHEAD
+        self._n_pixels = np.concatenate([file.counts("pixels") for file in files])[order]
         again = self.ids[1:][np.diff(self.ids) == 0]
         if len(again):
             holders = [str(file.path) for file in files if again[0] in file.ids]
@@ -146,11 +146,7 @@ class Merged:
 
     def blocks(self) -> Iterator[Rows]:
         """Rows of all blends, as many blends at a time as fit into `BLOCK` numbers."""
-        block = np.cumsum(self._sizes) // BLOCK
-        cuts = np.flatnonzero(np.diff(block)) + 1
-        for start, stop in zip([0, *cuts], [*cuts, len(self.ids)], strict=True):
-            if stop > start:
-                yield self.rows(int(start), int(stop))
+        return (self.rows(start, stop) for start, stop in blocks_of(self._n_pixels))
 
     def rows(self, start: int, stop: int, tables: Sequence[str] = tuple(TABLES)) -> Rows:
         """Rows of some blends that follow one another; kinds are numbered as in `kinds`.
@@ -174,6 +170,27 @@ class Merged:
                 pieces.append(renumbered(file.rows(int(first), int(last), tables), numbers))
         rows = joined(pieces, self.header)
         return rows if len(pieces) == 1 else selected(rows, np.argsort(rows["blends/id"]))
+
+
+def blocks_of(n_pixels: np.ndarray) -> list[tuple[int, int]]:
+    """Cut blends into blocks: places of the first of each, and of the one after its last.
+
+    Files are written block by block. For a file to be the same to the last byte, whatever it is made of, blocks must
+    depend on the blends alone.
+
+    Parameters
+    ----------
+    n_pixels
+        Number of pixels of each blend.
+
+    Examples
+    --------
+    >>> blocks_of(np.array([9_000_000, 8_000_000, 1_000_000]))
+    [(0, 1), (1, 3)]
+    """
+    block = np.cumsum(n_pixels + _OVERHEAD) // BLOCK
+    cuts = (np.flatnonzero(np.diff(block)) + 1).tolist()
+    return list(zip([0, *cuts], [*cuts, len(n_pixels)], strict=True)) if len(n_pixels) else []
 
 
 def renumbered(rows: Rows, numbers: Sequence[int]) -> Rows:

@@ -280,6 +280,7 @@ def test_shards_give_the_file_of_one_run(path, tmp_path):
 
 def test_blocks_of_a_merge_do_not_show(path, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdeblend.catalog.store_merge.BLOCK", 1500)
+    assert filecmp.cmp(write(tmp_path / "one.h5"), write(tmp_path / "two.h5", NUMBERS[::-1], batch=2), shallow=False)
     with jd.ModelStore(path) as store, jd.ModelStore(write(tmp_path / "small.h5")) as small:
         assert [one.id for one in store.records()] == sorted(NUMBERS)
         assert store.digest() == small.digest()

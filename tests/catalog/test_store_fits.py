@@ -41,6 +41,14 @@ def test_there_and_back_without_the_loss_of_a_bit(stores, tmp_path):
             assert_same_bits(store.blend(number), record(number).blend)
 
 
+def test_large_stores_are_the_same_file_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxdeblend.catalog.store_merge.BLOCK", 1500)
+    path = write(tmp_path / "models.h5")
+    jd.store_to_fits(path, tmp_path / "models.fits")
+    jd.store_from_fits(tmp_path / "models.fits", tmp_path / "again.h5")
+    assert filecmp.cmp(path, tmp_path / "again.h5", shallow=False)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_texts_and_the_model_psf_survive(tmp_path, dtype):
     psf = np.random.default_rng(1).uniform(size=(15, 15)).astype(dtype)
