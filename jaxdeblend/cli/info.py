@@ -8,7 +8,9 @@ from astropy.io import fits
 
 from ..instrument.psf import ImagePSF
 from ..io import read_models, read_planes
-from ..io.planes import Plane, bad_pixels, mask_planes, open_fits
+from ..io.masks import any_of, as_bits, bad_pattern, mask_planes
+from ..io.pixels import open_fits
+from ..io.planes import Plane
 
 LARGEST_PSF = 201
 """Larger images are not taken for PSFs."""
@@ -59,31 +61,32 @@ def _plane_lines(path: Path, plane: Plane, bad_mask: Sequence[str | int] | None)
     name = plane.role if plane.band == "*" else f"{plane.role} {plane.band}"
     if plane.role == "mask":
         return [f"{name:<12} {_mask_text(path, plane, bad_mask)}"]
-    finite = np.isfinite(plane.data)
-    typical = f"median {np.median(plane.data[finite]):.4g}" if finite.any() else "no finite value"
-    text = f"{plane.data.dtype}, {typical}"
+    data = plane.data
+    finite = np.isfinite(data)
+    typical = f"median {np.median(data[finite]):.4g}" if finite.any() else "no finite value"
+    text = f"{data.dtype}, {typical}"
     if not finite.all():
         text += f", {100 * np.mean(~finite):.2g}% NaN or infinite"
     if plane.role == "weight":
-        text += f", {100 * np.mean(plane.data[finite] <= 0):.2g}% zero (masked)"
+        text += f", {100 * np.mean(data[finite] <= 0):.2g}% zero (masked)"
     lines = [f"{name:<12} {text}"]
     if plane.role == "image":
-        lines += [f"{label:<12} {value}" for label, value in _image_facts(plane).items()]
+        lines += [f"{label:<12} {value}" for label, value in _image_facts(plane, data).items()]
     return lines
 
 
-def _image_facts(plane: Plane) -> dict[str, str]:
+def _image_facts(plane: Plane, data: np.ndarray) -> dict[str, str]:
     facts = {"unit": str(plane.header.get("BUNIT", "not given (no BUNIT)"))}
     band = next((plane.header[key] for key in ("FILTER", "BAND") if key in plane.header), None)
     if band is not None:
         facts["band"] = str(band)
-    psf = _psf_text(plane.data)
+    psf = _psf_text(data)
     if psf is not None:
         return facts | {"psf": psf}
     if plane.wcs is None:
         return facts | {"pixel scale": "unknown (no celestial WCS)"}
     scale = np.sqrt(plane.wcs.proj_plane_pixel_area().to_value("arcsec2"))
-    ra, dec = plane.wcs.pixel_to_world_values((plane.data.shape[-1] - 1) / 2, (plane.data.shape[-2] - 1) / 2)
+    ra, dec = plane.wcs.pixel_to_world_values((data.shape[-1] - 1) / 2, (data.shape[-2] - 1) / 2)
     return facts | {
         "pixel scale": f"{scale:.4g} arcsec",
         "centre": f"RA {float(ra):.6f}, Dec {float(dec):+.6f} deg",
@@ -107,11 +110,10 @@ def _psf_text(data: np.ndarray) -> str | None:
 
 
 def _mask_text(path: Path, plane: Plane, bad_mask: Sequence[str | int] | None) -> str:
-    bad = bad_pixels(path, plane, bad_mask)
-    text = f"{100 * np.mean(bad):.2g}% masked"
-    planes = mask_planes(plane.header)
+    planes, bits = mask_planes(plane.header), as_bits(plane.data)
+    text = f"{100 * np.mean(any_of(bits, bad_pattern(path, planes, bad_mask))):.2g}% masked"
     if not planes:
         return f"{text} (no named planes: any bit counts)" if bad_mask is None else text
-    shares = {name: 100 * np.mean((plane.data.astype(np.int64) >> bit) & 1) for name, bit in planes.items()}
+    shares = {name: 100 * np.mean(any_of(bits, 1 << bit)) for name, bit in planes.items()}
     listed = ", ".join(f"{name} {share:.2g}%" for name, share in shares.items() if share > 0)
     return f"{text}; planes with pixels: {listed or 'none'}"

@@ -9,6 +9,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from jaxtyping import Float
 
+from ..instrument.psf_field import PolynomialPSFField
+from ..instrument.psf_polynomials import fit_psf_field
+from ..io import write_psf_field
 from .options import Inputs
 
 BANDS = ("g", "r")
@@ -61,7 +64,7 @@ def write_demo(folder: Path, *, size: int, seed: int) -> None:
         mask = np.zeros((size, size), np.int32)
         mask[size // 2 : size // 2 + 60, size // 3] = 1  # a bad column
         _exposure_hdus(band, image, variance, mask).writeto(folder / f"demo_{band}.fits")
-        _psfex_hdus(band, size).writeto(folder / f"demo_{band}.psf")
+    write_psf_field(folder / "demo_{band}.psf", _psf_field(size), BANDS)
 
 
 def demo_stars(size: int, seed: int) -> tuple[Float[np.ndarray, "star 2"], Float[np.ndarray, "star band"]]:
@@ -188,21 +191,10 @@ def _exposure_hdus(band: str, image: np.ndarray, variance: np.ndarray, mask: np.
     return fits.HDUList([fits.PrimaryHDU(), *planes])
 
 
-def _psfex_hdus(band: str, size: int) -> fits.HDUList:
-    """Polynomials through the stamps on a grid, one sample per pixel, in the format of PSFEx (Bertin 2011)."""
+def _psf_field(size: int) -> PolynomialPSFField:
+    """Polynomials through the stamps on a grid."""
     nodes = np.linspace(0, size - 1, 2 * DEGREE + 3)
     places = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2)
-    stamps = np.stack([_moffat(*psf_shape(band, size, place), np.zeros(2)) for place in places])
-    v, u = (2 * places / (size - 1) - 1).T
-    pairs = [(i, j) for i in range(DEGREE + 1) for j in range(DEGREE + 1 - i)]  # the power of u, or x, runs fastest
-    terms = np.stack([v**i * u**j for i, j in pairs], axis=1)
-    images = np.linalg.lstsq(terms, stamps.reshape(len(stamps), -1), rcond=None)[0].reshape(-1, EDGE, EDGE)
-    dim = str(images.shape[::-1])
-    column = fits.Column("PSF_MASK", f"{images.size}E", dim=dim, array=images[None].astype(np.float32))
-    table = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
-    table.header.update(POLNAXIS=2, POLNGRP=1, POLDEG1=DEGREE, PSF_SAMP=1.0, PSFNAXIS=3)
-    for number, axis in enumerate(("X_IMAGE", "Y_IMAGE"), 1):
-        cards = {"POLGRP": 1, "POLNAME": axis, "POLZERO": (size + 1) / 2, "POLSCAL": (size - 1) / 2}
-        table.header.update({f"{key}{number}": value for key, value in cards.items()})
-    table.header.update({f"PSFAXIS{number}": n for number, n in enumerate(images.shape[::-1], 1)})
-    return fits.HDUList([fits.PrimaryHDU(), table])
+    stamps = [[_moffat(*psf_shape(band, size, place), np.zeros(2)) for band in BANDS] for place in places]
+    half = (size - 1) / 2
+    return fit_psf_field(np.array(stamps), places, DEGREE, zero_point=(half, half), scale=(half, half))

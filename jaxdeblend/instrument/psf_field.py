@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..ops import polynomials
 from ..ops.stamps import lanczos
@@ -305,6 +305,52 @@ class FunctionPSFField(AbstractPSFField):
                 f"{(self.n_bands, self.edge, self.edge)}."
             )
         return stamp
+
+
+class ShiftedPSFField(AbstractPSFField):
+    """A field in the pixels of a window: its stamp at p is that of the field at p + start.
+
+    Parameters
+    ----------
+    field
+        The field.
+    start
+        First pixel (y, x) of the window.
+
+    Raises
+    ------
+    ValueError
+        If the start is not one pixel.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> field = jd.FunctionPSFField(lambda y, x: jd.GaussianPSF(1.5 + x / 100).stamp(21), 21, 1)
+    >>> bool((jd.ShiftedPSFField(field, (0, 40)).at((0, 10)).stamps == field.at((0, 50)).stamps).all())
+    True
+    """
+
+    field: AbstractPSFField
+    start: Int[AnyArray, "2"]
+
+    def __init__(self, field: AbstractPSFField, start: object):
+        self.field, self.start = field, np.asarray(start, int)
+        if self.start.shape != (2,):
+            raise ValueError(f"start: got shape {self.start.shape}; give the first pixel (y, x) of the window.")
+
+    @property
+    def edge(self) -> int:
+        """Edge of the stamps of the field."""
+        return self.field.edge
+
+    @property
+    def n_bands(self) -> int:
+        """Number of bands."""
+        return self.field.n_bands
+
+    def stamps(self, positions: Float[AnyArray, "position 2"]) -> Float[AnyArray, "position band edge edge"]:
+        """Stamps of the field at the same places."""
+        return self.field.stamps(positions + self.start.astype(positions.dtype))
 
 
 def as_field(psf: object) -> AbstractPSFField:

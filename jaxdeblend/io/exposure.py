@@ -1,18 +1,20 @@
 """Exposures: the images of one piece of sky in several bands, with all that belongs to them, on the host."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax
 import numpy as np
 from astropy.wcs import WCS
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 
 from ..instrument.box import Box
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
-from ..instrument.psf_field import AbstractPSFField
+from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
+from .masks import any_of, as_bits, bad_pattern, free_bit, with_bit
 
 _SMALLEST_VARIANCE = float(np.finfo(np.float32).tiny)
 
@@ -31,13 +33,20 @@ class Exposure(eqx.Module):
     bands
         Name of each band.
     mask
-        True where a pixel is unusable; (band, y, x) or (y, x).
+        True where a pixel is unusable; (band, y, x) or (y, x). By default those with a bit of a plane that is bad
+        (`jaxdeblend.io.DEFAULT_BAD_PLANES`), or with any bit if the planes have no names.
     wcs
         Celestial coordinates of the pixels.
     unit
         Unit of the images, for example ``nJy``.
     zero_point
         AB magnitude of one image unit in each band, NaN where unknown.
+    mask_bits
+        Bits that say what is wrong with a pixel, integers (band, y, x) or (y, x).
+    mask_planes
+        Number of the bit of each plane that has a name.
+    filters
+        Name of the filter of each band; by default that of the band.
 
     Attributes
     ----------
@@ -65,9 +74,12 @@ class Exposure(eqx.Module):
     mask: Bool[np.ndarray, "band y x"]
     psf: AbstractPSF | AbstractPSFField
     zero_point: Float[np.ndarray, " band"]
+    mask_bits: Integer[np.ndarray, "band y x"] | None
     bands: tuple[str, ...] = eqx.field(static=True)
     wcs: WCS | None = eqx.field(static=True)
     unit: str | None = eqx.field(static=True)
+    mask_planes: dict[str, int] = eqx.field(static=True)
+    filters: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -80,6 +92,9 @@ class Exposure(eqx.Module):
         wcs: WCS | None = None,
         unit: str | None = None,
         zero_point: object | None = None,
+        mask_bits: object | None = None,
+        mask_planes: Mapping[str, int] | None = None,
+        filters: Sequence[str] | None = None,
     ):
         self.bands = tuple(str(band) for band in bands)
         self.images = as_float32(images)
@@ -91,16 +106,15 @@ class Exposure(eqx.Module):
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
         self.variance = _variance(variance, self.images.shape)
+        self.mask_planes = dict(mask_planes or {})
+        self.mask_bits = None if mask_bits is None else _bits(mask_bits, self.images.shape)
+        if mask is None and self.mask_bits is not None:
+            mask = any_of(self.mask_bits, bad_pattern("mask_bits", self.mask_planes))
         good = np.isfinite(self.images) & np.isfinite(self.variance) & (self.variance > 0)
         self.mask = _mask(mask, self.images.shape) | ~good
-        if psf is None:
-            raise ValueError("psf: got None; an exposure needs a PSF, see read_psf, or GaussianPSF to begin with.")
-        self.psf = psf if isinstance(psf, AbstractPSF | AbstractPSFField) else ImagePSF(psf)
-        if self.psf.n_bands not in (1, len(self.bands)):
-            raise ValueError(
-                f"psf: got {self.psf.n_bands} bands for images of {len(self.bands)}; give one PSF, or one per band."
-            )
+        self.psf = checked_psf(psf, len(self.bands))
         self.wcs, self.unit = wcs, unit
+        self.filters = self.bands if filters is None else tuple(filters)
         unknown = np.full(len(self.bands), np.nan)
         self.zero_point = (
             unknown if zero_point is None else np.broadcast_to(np.asarray(zero_point, float), unknown.shape)
@@ -119,10 +133,89 @@ class Exposure(eqx.Module):
     @property
     def pixel_scale(self) -> float | None:
         """Arcseconds per pixel at the middle, None without a WCS."""
-        if self.wcs is None:
-            return None
-        area = self.wcs.celestial.proj_plane_pixel_area().to_value("arcsec2")
-        return float(np.sqrt(area))
+        return pixel_scale(self.wcs)
+
+    def plane(self, name: str | int) -> Bool[np.ndarray, "band y x"]:
+        """Pixels that have the bit of one mask plane.
+
+        Parameters
+        ----------
+        name
+            Name of the plane, or number of the bit.
+
+        Returns
+        -------
+        Bool[np.ndarray, "band y x"]
+            True where the bit is set.
+
+        Raises
+        ------
+        ValueError
+            If there is no such plane.
+        """
+        if self.mask_bits is None or (isinstance(name, str) and name not in self.mask_planes):
+            known = ", ".join(self.mask_planes) or "no named planes"
+            raise ValueError(f"name: got {name!r}, but the exposure has {known}.")
+        return any_of(self.mask_bits, 1 << (self.mask_planes[name] if isinstance(name, str) else name))
+
+    def with_plane(self, name: str, pixels: Bool[np.ndarray, "*shape"]) -> "Exposure":
+        """The exposure with one more mask plane, or more pixels in one that it has; `mask` stays what it is.
+
+        Parameters
+        ----------
+        name
+            Name of the plane.
+        pixels
+            True where the bit is to be set; (band, y, x) or (y, x).
+
+        Returns
+        -------
+        Exposure
+            Another exposure that shares all else.
+
+        Raises
+        ------
+        ValueError
+            If the shape is another, or if all 63 bits are taken.
+        """
+        before = np.zeros(self.images.shape, np.int32) if self.mask_bits is None else self.mask_bits
+        bit = self.mask_planes.get(name, free_bit(before, self.mask_planes))
+        bits = with_bit(before, _mask(pixels, self.images.shape), bit)
+        return dataclasses.replace(self, mask_bits=bits, mask_planes={**self.mask_planes, name: bit})
+
+    def window(self, box: Box) -> "Exposure":
+        """Part of the exposure, as one of its own: its pixels are counted from its own corner.
+
+        Parameters
+        ----------
+        box
+            Window inside the exposure.
+
+        Returns
+        -------
+        Exposure
+            Views of the pixels, with the WCS and the PSF moved.
+
+        Raises
+        ------
+        ValueError
+            If the window is empty or reaches beyond the exposure.
+        """
+        check_window(box, self.shape)
+        window = (slice(None), *box.slices)
+        return Exposure(
+            self.images[window],
+            self.variance[window],
+            moved_psf(self.psf, box),
+            bands=self.bands,
+            mask=self.mask[window],
+            wcs=moved_wcs(self.wcs, box),
+            unit=self.unit,
+            zero_point=self.zero_point,
+            mask_bits=None if self.mask_bits is None else self.mask_bits[window],
+            mask_planes=self.mask_planes,
+            filters=self.filters,
+        )
 
     def psf_at(self, position: object) -> AbstractPSF:
         """The PSF at a position (y, x) in pixels.
@@ -142,21 +235,11 @@ class Exposure(eqx.Module):
         ValueError
             If it is not one position.
         """
-        if isinstance(self.psf, AbstractPSF):
-            return self.psf
-        place = np.asarray(position, float)
-        if place.shape != (2,):
-            raise ValueError(f"position: got shape {place.shape}; give one position (y, x) in pixels.")
-        return ImagePSF(np.asarray(self.psf.stamps(place[None]))[0])  # on the host, as all else here
+        return psf_at(self.psf, position)
 
     def widest_fwhm(self) -> float:
         """Largest FWHM of any band in pixels; of a field, the largest at the corners, edges and the middle."""
-        if isinstance(self.psf, AbstractPSF):
-            return float(np.max(np.asarray(self.psf.fwhm())))
-        ny, nx = self.shape
-        places = np.stack(np.meshgrid([0, (ny - 1) / 2, ny - 1], [0, (nx - 1) / 2, nx - 1], indexing="ij"), axis=-1)
-        stamps = np.asarray(self.psf.stamps(places.reshape(-1, 2)))
-        return float(np.max(np.asarray(ImagePSF(stamps.reshape(-1, *stamps.shape[-2:])).fwhm())))
+        return widest_fwhm(self.psf, self.shape)
 
     def observation(
         self,
@@ -187,22 +270,74 @@ class Exposure(eqx.Module):
             If the window is empty or reaches beyond the exposure.
         """
         box = self.box if box is None else box
-        if min(box.shape) < 1 or self.box.overlap(box).shape != box.shape:
-            raise ValueError(
-                f"box: got {box}, which is empty or reaches beyond the exposure of shape {self.shape}; cut "
-                "box.overlap(exposure.box)."
-            )
+        check_window(box, self.shape)
         window = (slice(None), *box.slices)
         mask = self.mask[window] if exclude is None else self.mask[window] | exclude
         images, variance, psf = self.images[window], self.variance[window], self.psf_at(box.center)
         return Observation(images, variance, psf, bands=self.bands, mask=mask, kernel=kernel)
 
 
+def psf_at(psf: AbstractPSF | AbstractPSFField, position: object) -> AbstractPSF:
+    """The PSF at a position, see `Exposure.psf_at`."""
+    if isinstance(psf, AbstractPSF):
+        return psf
+    place = np.asarray(position, float)
+    if place.shape != (2,):
+        raise ValueError(f"position: got shape {place.shape}; give one position (y, x) in pixels.")
+    return ImagePSF(np.asarray(psf.stamps(place[None]))[0])  # on the host, as all else here
+
+
+def widest_fwhm(psf: AbstractPSF | AbstractPSFField, shape: tuple[int, int]) -> float:
+    """Largest FWHM on an image of a shape, see `Exposure.widest_fwhm`."""
+    if isinstance(psf, AbstractPSF):
+        return float(np.max(np.asarray(psf.fwhm())))
+    ny, nx = shape
+    places = np.stack(np.meshgrid([0, (ny - 1) / 2, ny - 1], [0, (nx - 1) / 2, nx - 1], indexing="ij"), axis=-1)
+    stamps = np.asarray(psf.stamps(places.reshape(-1, 2)))
+    return float(np.max(np.asarray(ImagePSF(stamps.reshape(-1, *stamps.shape[-2:])).fwhm())))
+
+
+def pixel_scale(wcs: WCS | None) -> float | None:
+    """Arcseconds per pixel at the middle, None without a WCS."""
+    if wcs is None:
+        return None
+    return float(np.sqrt(wcs.celestial.proj_plane_pixel_area().to_value("arcsec2")))
+
+
+def moved_psf(psf: AbstractPSF | AbstractPSFField, box: Box) -> AbstractPSF | AbstractPSFField:
+    """The PSF in the pixels of a window."""
+    return psf if isinstance(psf, AbstractPSF) or box.start == (0, 0) else ShiftedPSFField(psf, box.start)
+
+
+def moved_wcs(wcs: WCS | None, box: Box) -> WCS | None:
+    """Coordinates of the pixels of a window."""
+    return None if wcs is None else wcs.slice(box.slices)
+
+
+def check_window(box: Box, shape: tuple[int, int]) -> None:
+    """Refuse a window that is empty or reaches beyond an exposure of a shape."""
+    if min(box.shape) < 1 or Box((0, 0), shape).overlap(box).shape != box.shape:
+        raise ValueError(
+            f"box: got {box}, which is empty or reaches beyond the exposure of shape {shape}; cut "
+            "box.overlap(exposure.box)."
+        )
+
+
+def checked_psf(psf: object, n_bands: int) -> AbstractPSF | AbstractPSFField:
+    """A PSF, from whatever stands for one, for that many bands."""
+    if psf is None:
+        raise ValueError("psf: got None; an exposure needs a PSF, see read_psf, or GaussianPSF to begin with.")
+    found = psf if isinstance(psf, AbstractPSF | AbstractPSFField) else ImagePSF(psf)
+    if found.n_bands not in (1, n_bands):
+        raise ValueError(f"psf: got {found.n_bands} bands for images of {n_bands}; give one PSF, or one per band.")
+    return found
+
+
 def as_float32(values: object) -> np.ndarray:
     """Host array of float32; values beyond its range become infinite, thus unusable."""
     host = np.asarray(jax.device_get(values))
     with np.errstate(over="ignore"):
-        return host.astype(np.float32)
+        return host.astype(np.float32, copy=False)
 
 
 def _variance(value: object, shape: tuple[int, ...]) -> np.ndarray:
@@ -233,3 +368,13 @@ def _mask(value: object | None, shape: tuple[int, ...]) -> np.ndarray:
     if mask.dtype != bool:
         raise ValueError(f"mask: got dtype {mask.dtype}; give booleans, True where a pixel is unusable.")
     return np.broadcast_to(mask, shape)
+
+
+def _bits(value: object, shape: tuple[int, ...]) -> np.ndarray:
+    bits = np.asarray(value)
+    if bits.shape not in (shape, shape[1:]) or not (np.issubdtype(bits.dtype, np.integer) or bits.dtype == bool):
+        raise ValueError(
+            f"mask_bits: got {bits.dtype} of shape {bits.shape} for images of shape {shape}; give integers "
+            "(band, y, x) or (y, x)."
+        )
+    return np.broadcast_to(as_bits(bits), shape)

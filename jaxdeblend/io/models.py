@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from ..instrument.box import Box
 from .files import PathLike, atomic_path
-from .planes import celestial_wcs, open_fits
+from .pixels import open_fits
+from .planes import celestial_wcs
 
 
 class SourceModel(eqx.Module):

@@ -1,24 +1,21 @@
 """What the extensions of a FITS file hold: image, variance and mask planes of one band or several."""
 
-import contextlib
+import dataclasses
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from .files import PathLike
+from .pixels import FilePixels, check_whole, one_line, open_fits, pixels_of
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_BAD_PLANES = ("BAD", "NO_DATA", "SAT", "SUSPECT", "EDGE", "SENSOR_EDGE", "UNMASKEDNAN")
-"""Mask planes whose pixels are not used, where a file names its planes."""
 
 ROLES = {
     "image": ("IMAGE", "SCI", "SCIENCE", "DATA", "COMPRESSED_IMAGE", ""),
@@ -40,8 +37,9 @@ _COLLECTIVE = "*"
 """Band of a plane that is not of one band: a cube, or a mask for all bands."""
 
 
-class Plane(eqx.Module):
-    """One plane of a FITS file.
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """One plane of a FITS file; its pixels are read when they are asked for.
 
     Attributes
     ----------
@@ -49,22 +47,30 @@ class Plane(eqx.Module):
         ``image``, ``variance``, ``error`` (1σ), ``weight`` (1 / variance, 0 where masked) or ``mask``.
     band
         Band, or ``*`` if the plane is of all of them.
-    data
-        Array (y, x) or (band, y, x).
-    header
-        Header of the extension.
+    pixels
+        Where its pixels are, (y, x) or (band, y, x).
     wcs
         Celestial WCS of an image, None if its header has none.
     """
 
-    role: str = eqx.field(static=True)
-    band: str = eqx.field(static=True)
-    data: np.ndarray
-    header: fits.Header = eqx.field(static=True)
-    wcs: WCS | None = eqx.field(static=True, default=None)
+    role: str
+    band: str
+    pixels: FilePixels
+    wcs: WCS | None = None
+
+    @property
+    def data(self) -> np.ndarray:
+        """All pixels, read from the file at each call."""
+        return self.pixels.read()
+
+    @property
+    def header(self) -> fits.Header:
+        """Header of the extension."""
+        return self.pixels.header
 
 
-class FilePlanes(eqx.Module):
+@dataclasses.dataclass(frozen=True)
+class FilePlanes:
     """The planes of one FITS file, by role and band.
 
     Attributes
@@ -73,10 +79,13 @@ class FilePlanes(eqx.Module):
         The file.
     planes
         Its image-like extensions, in order.
+    primary
+        Header of the first extension, which often holds what is true of all.
     """
 
-    path: Path = eqx.field(static=True)
+    path: Path
     planes: tuple[Plane, ...]
+    primary: fits.Header = dataclasses.field(repr=False)
 
     def find(self, role: str, bands: Sequence[str]) -> list[Plane] | None:
         """Planes of a role, one per band; None if there are none.
@@ -91,7 +100,7 @@ class FilePlanes(eqx.Module):
         Returns
         -------
         list[Plane] | None
-            Planes with `data` (y, x), or for masks possibly (band, y, x), one for each band.
+            Planes of two axes (y, x), one for each band.
 
         Raises
         ------
@@ -113,7 +122,7 @@ class FilePlanes(eqx.Module):
 
 
 def read_planes(path: PathLike, bands: Sequence[str] = ()) -> FilePlanes:
-    """Read all planes of a FITS file, plain or compressed (``.fz``, ``.gz``).
+    """Find all planes of a FITS file, plain or compressed (``.fz``, ``.gz``).
 
     Roles come from EXTNAME (`ROLES`), alone or joined with a band: ``IMAGE``, ``SCI``, ``g``, ``IMAGE_g``,
     ``g_VAR``. An unnamed primary image is an image. Extensions of other names, and tables, are left alone.
@@ -149,51 +158,10 @@ def read_planes(path: PathLike, bands: Sequence[str] = ()) -> FilePlanes:
     """
     path = Path(path)
     with open_fits(path) as hdus:
-        planes = [_plane(hdu, hdus, tuple(bands)) for hdu in hdus]
-    return FilePlanes(path, tuple(plane for plane in planes if plane is not None))
-
-
-@contextlib.contextmanager
-def open_fits(path: PathLike) -> Iterator[Any]:
-    """Open a FITS file; whatever goes wrong while it is read becomes one ValueError that names it.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Yields
-    ------
-    fits.HDUList
-        Its extensions.
-
-    Raises
-    ------
-    ValueError
-        If the file is not readable FITS.
-    FileNotFoundError
-        If it does not exist.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    seen: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            with fits.open(path, memmap=False) as hdus:
-                yield hdus
-    except (OSError, TypeError, ValueError, KeyError, fits.VerifyError) as error:
-        reason = _truncation(seen) or _one_line(error)
-        raise ValueError(f"{path}: not a readable FITS file ({reason}).") from error
-    if _truncation(seen):
-        raise ValueError(f"{path}: not a readable FITS file ({_truncation(seen)}).")
-    for warning in seen:
-        logger.debug("%s: %s", path, warning.message)
-
-
-def _truncation(seen: list[warnings.WarningMessage]) -> str:
-    """What astropy said about a file that ends too early, if it did."""
-    return next((str(warning.message) for warning in seen if "truncated" in str(warning.message)), "")
+        check_whole(path)
+        planes = [_plane(hdu, hdus, number, path, tuple(bands)) for number, hdu in enumerate(hdus)]
+        primary = hdus[0].header.copy()
+    return FilePlanes(path, tuple(plane for plane in planes if plane is not None), primary)
 
 
 def celestial_wcs(header: fits.Header, hdus: Any) -> WCS | None:
@@ -203,67 +171,20 @@ def celestial_wcs(header: fits.Header, hdus: Any) -> WCS | None:
         try:
             wcs = WCS(header, fobj=hdus, naxis=2)
         except Exception as error:  # wcslib raises many kinds; the pixels are still good
-            logger.warning("%s: unreadable WCS (%s).", hdus.filename(), _one_line(error))
+            logger.warning("%s: unreadable WCS (%s).", hdus.filename(), one_line(error))
             return None
     return wcs if wcs.has_celestial else None
 
 
-def bad_pixels(path: Path, plane: Plane, bad_mask: Sequence[str | int] | None) -> np.ndarray:
-    """Pixels of a mask plane that are unusable.
-
-    Parameters
-    ----------
-    path
-        File, for error messages.
-    plane
-        Mask plane. Its ``MP_<name>`` cards give the bit of each named plane (LSST, HSC).
-    bad_mask
-        Names of planes or numbers of bits. None: those of `DEFAULT_BAD_PLANES` that the file names, or
-        without names every bit.
-
-    Returns
-    -------
-    np.ndarray
-        True where unusable, in the shape of the plane.
-
-    Raises
-    ------
-    ValueError
-        If a plane is named that the file does not have.
-    """
-    values = plane.data
-    if not np.issubdtype(values.dtype, np.integer):
-        values = np.where(np.isfinite(values), values, 1).astype(np.int64)
-    named = mask_planes(plane.header)
-    if bad_mask is None and not named:
-        return values != 0
-    wanted = [name for name in DEFAULT_BAD_PLANES if name in named] if bad_mask is None else bad_mask
-    unknown = [name for name in wanted if isinstance(name, str) and name not in named]
-    if unknown:
-        known = f"it has {', '.join(named)}" if named else "it names no planes (no MP_ cards), so give bit numbers"
-        raise ValueError(f"bad_mask: got {', '.join(unknown)}, which the mask of {path} does not have; {known}.")
-    bits = [named[name] if isinstance(name, str) else int(name) for name in wanted]
-    pattern = np.bitwise_or.reduce(np.array([1 << bit for bit in bits], dtype=np.int64), initial=0)
-    return (values.astype(np.int64) & pattern) != 0
-
-
-def mask_planes(header: Any) -> dict[str, int]:
-    """Bit number of each plane that ``MP_<name>`` cards of a mask's header name."""
-    return {key[3:]: int(header[key]) for key in header if key.startswith("MP_")}
-
-
-def _plane(hdu: Any, hdus: Any, bands: tuple[str, ...]) -> Plane | None:
+def _plane(hdu: Any, hdus: Any, number: int, path: Path, bands: tuple[str, ...]) -> Plane | None:
     if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
         return None
     name = str(hdu.header.get("EXTNAME", "")).strip()
     found = _role("" if name.upper() == "PRIMARY" else name, hdu.header, bands)
-    if found is None or hdu.data is None or hdu.data.ndim < 2:
+    pixels = None if found is None else pixels_of(hdu, path, number)
+    if found is None or pixels is None:
         return None
-    data = np.asarray(hdu.data)
-    while data.ndim > 3 and data.shape[0] == 1:
-        data = data[0]
-    wcs = celestial_wcs(hdu.header, hdus) if found[0] == "image" else None
-    return Plane(*found, data.astype(data.dtype.newbyteorder("=")), hdu.header, wcs)
+    return Plane(*found, pixels, celestial_wcs(hdu.header, hdus) if found[0] == "image" else None)
 
 
 def _role(name: str, header: Any, bands: tuple[str, ...]) -> tuple[str, str] | None:
@@ -290,21 +211,16 @@ def _without_band(name: str, band: str, flags: re.RegexFlag) -> str | None:
 
 def _split(path: Path, role: str, own: list[Plane], bands: Sequence[str]) -> list[Plane]:
     """Planes of each band, from a cube, a list of equally named extensions, or one that all bands share."""
-    first = own[0]
-    if len(own) == len(bands) > 1 and all(plane.data.ndim == 2 for plane in own):
+    first = own[0].pixels
+    if len(own) == len(bands) > 1 and all(plane.pixels.ndim == 2 for plane in own):
         return own
-    if first.data.ndim == 2 and (len(bands) == 1 or role == "mask"):
+    if first.ndim == 2 and (len(bands) == 1 or role == "mask"):
         if len(own) > 1:
             logger.warning("%s: has %d extensions of the %s; the first is used.", path, len(own), role)
-        return [Plane(role, band, first.data, first.header, first.wcs) for band in bands]
-    if first.data.ndim == 3 and first.data.shape[0] == len(bands):
-        return [Plane(role, band, data, first.header, first.wcs) for band, data in zip(bands, first.data, strict=True)]
+        return [Plane(role, band, first, own[0].wcs) for band in bands]
+    if first.ndim == 3 and first.shape[0] == len(bands):
+        return [Plane(role, band, first.of_plane(number), own[0].wcs) for number, band in enumerate(bands)]
     raise ValueError(
-        f"{path}: its {role} has shape {first.data.shape}, expected {len(bands)} bands {tuple(bands)}; "
+        f"{path}: its {role} has shape {first.shape}, expected {len(bands)} bands {tuple(bands)}; "
         "give a cube (band, y, x), one extension per band, or one file per band."
     )
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -13,8 +13,9 @@ from ..instrument.psf import ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, PolynomialPSFField
 from ..ops import polynomials
 from ..ops.moments import core_centroid
-from .files import PathLike, paths_of_bands
-from .planes import FilePlanes, open_fits, read_planes
+from .files import PathLike, atomic_path, paths_of_bands
+from .pixels import open_fits
+from .planes import FilePlanes, read_planes
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,74 @@ def read_psf_field(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -
     return _joined([field for path in files if (field := read[path]) is not None])
 
 
+def write_psf_field(
+    path: PathLike, field: PolynomialPSFField, bands: Sequence[str], *, overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Write a polynomial PSF field as PSFEx does (Bertin 2011), a file per band; `read_psf_field` reads it back.
+
+    Parameters
+    ----------
+    path
+        A pattern with ``{band}``, or for one band a path; ``.psf`` by custom.
+    field
+        The field.
+    bands
+        Names of the bands, in order.
+    overwrite
+        Whether the files may exist already.
+
+    Returns
+    -------
+    tuple[Path, ...]
+        The files.
+
+    Raises
+    ------
+    ValueError
+        If the field has another number of bands, or the pattern gives them the same file.
+    FileExistsError
+        If a file exists and `overwrite` is not set.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> from jaxdeblend.io import read_psf_field, write_psf_field
+    >>> narrow, wide = (np.asarray(jd.GaussianPSF(sigma).stamp(25)[0]) for sigma in (1.5, 2.0))
+    >>> field = jd.PolynomialPSFField(np.array([[narrow, wide - narrow, 0 * wide]]), scale=(1000, 2000))
+    >>> pattern = pathlib.Path(tempfile.mkdtemp()) / "{band}.psf"
+    >>> _ = write_psf_field(pattern, field, ["r"])
+    >>> [round(float(read_psf_field(pattern, ["r"]).at((0, x)).fwhm()[0]), 1) for x in (0, 2000)]
+    [3.6, 4.8]
+    """
+    paths = tuple(Path(str(path).replace("{band}", band)) for band in bands)
+    if field.n_bands != len(bands) or len(set(paths)) < len(bands):
+        raise ValueError(
+            f"bands: got {len(bands)} for a field of {field.n_bands} and {len(set(paths))} files; give the band of "
+            "each, and a path with {band} in it."
+        )
+    for number, target in enumerate(paths):
+        with atomic_path(target, overwrite=overwrite) as temporary:
+            fits.HDUList([fits.PrimaryHDU(), _psfex_table(field, number)]).writeto(temporary)
+    return paths
+
+
+def _psfex_table(field: PolynomialPSFField, number: int) -> fits.BinTableHDU:
+    """PSFEx counts pixels from 1, and takes x first."""
+    images = np.asarray(field.coefficients[number], np.float32)
+    column = fits.Column("PSF_MASK", f"{images.size}E", dim=str(images.shape[::-1]), array=images[None])
+    table = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
+    table.header.update(POLNAXIS=2, POLNGRP=1, POLDEG1=field.degree, PSFNAXIS=3)
+    table.header["PSF_SAMP"] = float(field.sampling[number])
+    zero, scale = (np.asarray(values[number], float)[::-1] for values in (field.zero_point, field.scale))
+    for axis, name in enumerate(("X_IMAGE", "Y_IMAGE")):
+        cards = {"POLGRP": 1, "POLNAME": name, "POLZERO": float(zero[axis]) + 1, "POLSCAL": float(scale[axis])}
+        table.header.update({f"{key}{axis + 1}": value for key, value in cards.items()})
+    table.header.update({f"PSFAXIS{axis}": edge for axis, edge in enumerate(images.shape[::-1], 1)})
+    return table
+
+
 def _psfex_field(path: Path) -> PolynomialPSFField | None:
     """The model of one band, None if the file is not of PSFEx; errors name the file."""
     with open_fits(path) as hdus:
@@ -203,7 +272,7 @@ def _stamps(file: FilePlanes, bands: tuple[str, ...]) -> list[np.ndarray]:
             f"{file.path}: no image found; expected a PSF stamp (y, x) or a cube (band, y, x). Models of PSFEx are "
             "read by read_psf_field."
         )
-    if len(images) == 1 and images[0].data.ndim == 2:
+    if len(images) == 1 and images[0].pixels.ndim == 2:
         return [images[0].data]
     found = file.find("image", bands)
     assert found is not None  # there are images

@@ -354,13 +354,13 @@ def test_what_is_written_is_read_again(tmp_path):
     images[0, 7, 7], variance = np.nan, np.stack([np.full(SHAPE, 2.0), np.full(SHAPE, 3.0)])
     variance[1, 8, 8] = 0
     exposure = jd.Exposure(
-        images, variance, PSF, bands=("y", "Y"), mask=mask, wcs=make_wcs(), unit="nJy", zero_point=[31.4, np.nan]
+        images, variance, PSF, bands=("y", "Y"), mask=mask, wcs=make_wcs(), unit="adu", zero_point=[31.4, np.nan]
     )
     path = write_exposure(tmp_path / "both.fits", exposure)
     again = read_exposure(path, bands=("y", "Y"), psf=PSF)
     for name in ("images", "variance", "mask", "zero_point"):
         np.testing.assert_array_equal(getattr(again, name), getattr(exposure, name))
-    assert again.unit == "nJy" and exposure.mask.sum() == 4
+    assert again.unit == "adu" and exposure.mask.sum() == 4
     np.testing.assert_allclose(again.wcs.pixel_to_world_values(3, 4), make_wcs().pixel_to_world_values(3, 4))
 
 
