@@ -126,7 +126,7 @@ def test_constant_psfs_become_stamps(tmp_path):
 def test_what_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="layout: got 'sdss'; give one of lsst, sci, legacy"):
         write_described(tmp_path / "a", exposure(), layout="sdss")
-    field = jd.FunctionPSFField(lambda y, x: jd.GaussianPSF([1.5, 1.5]).stamp(21), 21, 2)
+    field = jd.FunctionPSFField(lambda *_: jd.GaussianPSF([1.5, 1.5]).stamp(21), 21, 2)
     with pytest.raises(ValueError, match="exposure: its PSF is a FunctionPSFField, which no file holds"):
         write_described(tmp_path / "a", exposure(field))
     assert not (tmp_path / "a").exists()

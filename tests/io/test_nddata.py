@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from astropy.nddata import CCDData, InverseVariance, NDData, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
 from astropy.wcs import WCS
+from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
 import jaxdeblend as jd
 from jaxdeblend.io import exposure_from_nddata
@@ -37,9 +38,8 @@ def test_bands_by_name():
     np.testing.assert_array_equal(exposure.zero_point, [np.nan, 27.5])
     given = exposure_from_nddata(list(bands.values()), PSF, bands=["g", "r"], zero_point=25.0)
     assert given.bands == ("g", "r") and given.zero_point.tolist() == [25.0, 25.0]
-    assert exposure_from_nddata(
-        CCDData(FLAT, unit="nJy", uncertainty=StdDevUncertainty(FLAT)), PSF, bands="r"
-    ).zero_point[0] == pytest.approx(31.4)
+    janskys = exposure_from_nddata({"g": ccd(unit="nJy")}, PSF)
+    assert janskys.zero_point[0] == pytest.approx(31.4)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,16 @@ def test_a_cube(caplog):
     assert "No variance plane" in caplog.text
 
 
-def test_a_sliced_image_has_lost_its_wcs(caplog):
+def test_a_part_of_an_image_keeps_its_place():
+    exposure = exposure_from_nddata({"g": ccd(wcs=wcs())[2:8, 3:9]}, PSF)
+    np.testing.assert_allclose(exposure.wcs.pixel_to_world_values(0, 0), wcs().pixel_to_world_values(3, 2))
+
+
+def test_coordinates_that_are_not_understood_are_dropped_with_a_warning(caplog):
+    part = NDData(FLAT, uncertainty=StdDevUncertainty(FLAT), wcs=SlicedLowLevelWCS(wcs(), (slice(2, 8), slice(3, 9))))
     with caplog.at_level(logging.WARNING):
-        exposure = exposure_from_nddata({"g": ccd(wcs=wcs())[2:8, 3:9]}, PSF)
-    assert exposure.shape == (6, 6) and exposure.wcs is None
-    assert "g: its HighLevelWCSWrapper is not understood" in caplog.text
+        exposure = exposure_from_nddata(part, PSF, bands="g")
+    assert exposure.wcs is None and "g: its HighLevelWCSWrapper is not understood" in caplog.text
 
 
 @pytest.mark.parametrize(
