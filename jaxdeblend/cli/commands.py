@@ -29,6 +29,7 @@ from .options import (
     optional_exposure_options,
     output_options,
 )
+from .simulate import simulate
 from .single_band import SingleBandOptions, run_single_band
 from .warmup import run_warmup
 from .work import DeblendOptions, run_deblend
@@ -262,6 +263,8 @@ def match_psf(
     click.echo(run_match(job))
     return 0
 
+
+group.add_command(simulate)
 
 _INPUTS = tuple(field.name for field in dataclasses.fields(Inputs) if field.name not in ("images", "bands"))
 _MATCHING = ("solver", "order", "cell", "kernel_edge", "allow_deconvolution", "mask_share")

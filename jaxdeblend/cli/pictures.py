@@ -9,12 +9,16 @@ from ..detect import Detection
 from ..instrument.box import Box
 from ..io import Exposure, SourceModel
 from ..view import asinh_norm, deblend_figure, rgb, single_band_figure
+from ..view.norms import noise_of
 
 LARGEST = 1200
 """Edge in pixels of the largest picture; of more, the middle is shown."""
 
 SHOWN = 12
 """Number of sources, the brightest, that are shown one by one."""
+
+OVERVIEW = 2000
+"""Edge in pixels of the largest overview."""
 
 
 def save_deblend(exposure: Exposure, result: CatalogResult, path: Path) -> None:
@@ -120,6 +124,38 @@ def _framed(source: SourceModel, band: int, box: Box) -> np.ndarray:
     here, there = (both.shifted_by(-start[0], -start[1]).slices for start in (box.start, source.box.start))
     frame[here] = source.image[(band, *there)]
     return frame
+
+
+def save_overview(exposure: Exposure, path: Path) -> None:
+    """Save the whole exposure in colour, one pixel for several where it is large.
+
+    Parameters
+    ----------
+    exposure
+        The data.
+    path
+        The picture.
+    """
+    from matplotlib.image import imsave
+
+    factor = -(-max(exposure.shape) // OVERVIEW)
+    saturated = exposure.plane("SAT") if "SAT" in exposure.mask_planes else np.zeros_like(exposure.mask)
+    images = np.stack(
+        [_binned(*each, factor) for each in zip(exposure.images, exposure.mask & ~saturated, strict=True)]
+    )
+    norm = asinh_norm(images, noise_of(images) ** 2)
+    imsave(path, np.clip(rgb(images, bands=exposure.bands, norm=norm, saturation=0.65), 0, 1), origin="lower")
+
+
+def _binned(image: np.ndarray, bad: np.ndarray, factor: int) -> np.ndarray:
+    """Means over blocks of usable pixels, NaN where there are none; what is left of a block at the end is dropped."""
+    shape = image.shape[0] // factor, image.shape[1] // factor
+    cut = np.s_[: shape[0] * factor, : shape[1] * factor]
+    blocks = (shape[0], factor, shape[1], factor)
+    good = ~bad[cut]
+    count = good.reshape(blocks).sum(axis=(1, 3))
+    total = np.where(good, image[cut], 0).reshape(blocks).sum(axis=(1, 3))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _middle(exposure: Exposure) -> Box:

@@ -350,7 +350,7 @@ class ShiftedPSFField(AbstractPSFField):
 
     def stamps(self, positions: Float[AnyArray, "position 2"]) -> Float[AnyArray, "position band edge edge"]:
         """Stamps of the field at the same places."""
-        return self.field.stamps(positions + self.start.astype(positions.dtype))
+        return self.field.stamps(positions + self.start.astype(positions.dtype)[None])
 
 
 def as_field(psf: object) -> AbstractPSFField:

@@ -1,6 +1,7 @@
 """Files: exposures, PSFs, tables and models, on the host."""
 
 from .description import ExposureDescription as ExposureDescription
+from .description import described_files as described_files
 from .description import read_description as read_description
 from .description import write_described as write_described
 from .exposure import Exposure as Exposure

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,15 +185,59 @@ def write_described(
     [1.0, 4.0]
     """
     files = band_files(exposure, name, layout)
-    suffix = ".psf" if isinstance(exposure.psf, PolynomialPSFField) else ".fits"
-    psfs = [f"psf_{band}{suffix}" for band in exposure.bands]
-    with staged_folder(folder, [*files, *psfs, DESCRIPTION], overwrite=overwrite) as stage:
+    names = described_files(exposure.bands, name=name, layout=layout, varying=_varies(exposure))
+    psf = _psf_pattern(_varies(exposure))
+    with staged_folder(folder, names, overwrite=overwrite) as stage:
         for file, write in files.items():
             write(stage / file)
-        _write_psfs(stage / f"psf_{{band}}{suffix}", exposure)
+        _write_psfs(stage / psf, exposure)
         entries = {key: pattern.format(name=name) for key, pattern in LAYOUTS[layout].items()}
-        (stage / DESCRIPTION).write_text(_toml({"bands": exposure.bands, **entries, "psf": f"psf_{{band}}{suffix}"}))
+        (stage / DESCRIPTION).write_text(_toml({"bands": exposure.bands, **entries, "psf": psf}))
     return Path(folder) / DESCRIPTION
+
+
+def described_files(
+    bands: Sequence[str], *, name: str = "exposure", layout: str = "lsst", varying: bool = True
+) -> tuple[str, ...]:
+    """Names of the files that `write_described` writes.
+
+    Parameters
+    ----------
+    bands
+        Names of the bands.
+    name, layout
+        As for `write_described`.
+    varying
+        Whether the PSF varies.
+
+    Returns
+    -------
+    tuple[str, ...]
+        The names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layout.
+
+    Examples
+    --------
+    >>> described_files(["r"], name="sky")
+    ('sky_r.fits', 'psf_r.psf', 'exposure.toml')
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: got {layout!r}; give one of {', '.join(LAYOUTS)}.")
+    patterns = [pattern.format(name=name) for pattern in LAYOUTS[layout].values()] + [_psf_pattern(varying)]
+    spelled = [pattern.replace("{band}", band) for pattern in patterns for band in bands]
+    return (*dict.fromkeys(spelled), DESCRIPTION)
+
+
+def _varies(exposure: Exposure) -> bool:
+    return isinstance(exposure.psf, PolynomialPSFField)
+
+
+def _psf_pattern(varying: bool) -> str:
+    return "psf_{band}.psf" if varying else "psf_{band}.fits"
 
 
 def _write_psfs(pattern: Path, exposure: Exposure) -> None:

@@ -132,7 +132,7 @@ def simulate_field(
     noiseless, snr = _paint(sources, centers, shape, survey)
     images, variance = expose(rng, noiseless, survey)
     planes = _add_defects(rng, images, noiseless) if defects else _no_defects(images.shape)
-    wcs = _make_wcs(shape)
+    wcs = make_wcs(shape)
     table = _tabulate(sources, centers, snr, survey, wcs)
     inside = np.all((centers >= -0.5) & (centers < np.array(shape) - 0.5), axis=1)
     return Field(
@@ -197,7 +197,14 @@ def _add_defects(rng: np.random.Generator, images: np.ndarray, noiseless: np.nda
     return planes
 
 
-def _make_wcs(shape: tuple[int, int]) -> WCS:
+def make_wcs(shape: tuple[int, int]) -> WCS:
+    """Tangential projection of 0.2″ per pixel about the middle of an image.
+
+    Examples
+    --------
+    >>> [round(float(angle), 6) for angle in make_wcs((101, 201)).pixel_to_world_values(100, 50)]
+    [150.1, 2.2]
+    """
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.cunit = ["deg", "deg"]

@@ -79,7 +79,9 @@ def draw_magnitude(rng: np.random.Generator, limits: tuple[float, float], *, slo
     return math.log10(rng.uniform(low, high)) / slope
 
 
-def draw_star(rng: np.random.Generator, survey: Survey, magnitude: float) -> TrueSource:
+def draw_star(
+    rng: np.random.Generator, survey: Survey, magnitude: float, *, temperature: float | None = None
+) -> TrueSource:
     """Draw a star: a point with the colours of a black body.
 
     Parameters
@@ -90,6 +92,8 @@ def draw_star(rng: np.random.Generator, survey: Survey, magnitude: float) -> Tru
         Bands and zero points.
     magnitude
         In the i band.
+    temperature
+        In kelvin; by default anything from 3000 to 8000.
 
     Returns
     -------
@@ -102,7 +106,7 @@ def draw_star(rng: np.random.Generator, survey: Survey, magnitude: float) -> Tru
     >>> draw_star(np.random.default_rng(1), make_survey(("g", "r")), 20.0).kind
     'star'
     """
-    temperature = rng.uniform(3000.0, 8000.0)
+    temperature = rng.uniform(3000.0, 8000.0) if temperature is None else temperature
     frequency = {band: 1 / length for band, length in WAVELENGTH.items()}
     density = {b: f**3 / math.expm1(14387.8 * f / temperature) for b, f in frequency.items()}
     magnitudes = np.array([magnitude - 2.5 * math.log10(density[b] / density["i"]) for b in survey.bands])

@@ -39,12 +39,15 @@ class Survey:
         Variance of the sky (band,), in squared electrons per pixel.
     zeropoint
         Magnitude of one electron (band,).
+    psf_fwhm
+        FWHM of the PSFs (band,) in pixels, NaN where stamps were given.
     """
 
     bands: tuple[str, ...]
     psf: np.ndarray
     sky_variance: np.ndarray
     zeropoint: np.ndarray
+    psf_fwhm: np.ndarray
 
     def flux(self, magnitudes: np.ndarray) -> np.ndarray:
         """Electrons (band,) of magnitudes (band,)."""
@@ -98,6 +101,7 @@ def make_survey(
     unknown = [band for band in bands if band not in BANDS]
     if unknown or not bands or len(set(bands)) < len(bands):
         raise ValueError(f"`bands` must be different names out of {''.join(BANDS)}, got {bands}.")
+    fwhm = np.full(len(bands), np.nan)
     if psf is None:
         fwhm = _per_band("psf_fwhm", psf_fwhm, bands, {b: s / PIXEL_SCALE for b, s in SEEING.items()})
         psf = np.stack([moffat_stamp(width, edge=psf_edge) for width in fwhm])
@@ -106,16 +110,20 @@ def make_survey(
         raise ValueError(f"`psf` must be (band, y, x) with {len(bands)} bands and odd edges, got shape {psf.shape}.")
     variance = _per_band("sky", sky, bands, SKY_VARIANCE)
     zeropoint = np.array([ZEROPOINT[band] for band in bands])
-    return Survey(bands, psf / psf.sum((1, 2), keepdims=True), variance, zeropoint)
+    return Survey(bands, psf / psf.sum((1, 2), keepdims=True), variance, zeropoint, fwhm)
 
 
-def moffat_stamp(fwhm: float, *, beta: float = 3.0, edge: int = 51) -> np.ndarray:
-    """Pixel-integrated circular Moffat profile, (1 + (r / r_d)²)^-β, of unit sum.
+def moffat_stamp(fwhm: float, e1: float = 0.0, e2: float = 0.0, *, beta: float = 3.0, edge: int = 51) -> np.ndarray:
+    """Pixel-integrated elliptical Moffat profile, (1 + (r / r_d)²)^-β, of unit sum.
+
+    r² = ((1 - e₁) x² - 2 e₂ x y + (1 + e₁) y²) / √(1 - e₁² - e₂²)
 
     Parameters
     ----------
     fwhm
         Full width at half maximum of the profile in pixels.
+    e1, e2
+        Ellipticity, (Q_xx - Q_yy, 2 Q_xy) / (Q_xx + Q_yy) of the second moments Q.
     beta
         Steepness of the wings.
     edge
@@ -134,7 +142,9 @@ def moffat_stamp(fwhm: float, *, beta: float = 3.0, edge: int = 51) -> np.ndarra
     fine = 9
     scale = 0.5 * fwhm / np.sqrt(2 ** (1 / beta) - 1)
     axis = (np.arange(edge * fine) + 0.5) / fine - edge / 2
-    values = (1 + (axis[:, None] ** 2 + axis**2) / scale**2) ** -beta
+    y, x = axis[:, None], axis
+    squared = ((1 + e1) * y**2 + (1 - e1) * x**2 - 2 * e2 * x * y) / np.sqrt(1 - e1**2 - e2**2)
+    values = (1 + squared / scale**2) ** -beta
     stamp = values.reshape(edge, fine, edge, fine).mean((1, 3))
     return stamp / stamp.sum()
 

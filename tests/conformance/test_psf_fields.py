@@ -34,6 +34,12 @@ CASES = {
         ),
     ),
     "function": (jd.FunctionPSFField, lambda: jd.FunctionPSFField(function, 17, 2)),
+    "shifted": (
+        jd.ShiftedPSFField,
+        lambda: jd.ShiftedPSFField(
+            jd.GridPSFField([[NARROW, WIDE], [WIDE, NARROW], [WIDE, WIDE]], [10, 70, 110], [20, 120]), (10, 20)
+        ),
+    ),
     "matched": (
         jd.MatchedPSFField,
         lambda: jd.MatchedPSFField(

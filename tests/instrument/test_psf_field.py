@@ -13,6 +13,7 @@ from jaxdeblend.instrument.psf_field import (
     FunctionPSFField,
     GridPSFField,
     PolynomialPSFField,
+    ShiftedPSFField,
     as_field,
 )
 
@@ -135,6 +136,7 @@ BAD = [
     (lambda: FunctionPSFField(lambda *_: ONES[0, 0], 7, 1).at((0, 0)), r"function: got stamps of shape \(1, 5, 5\)"),
     (lambda: FunctionPSFField(lambda *_: 0 * ONES[0, 0], 5, 1).at((0, 0)), "psf: got stamps of sum"),
     (lambda: ConstantPSFField(np.ones((4, 4))), "psf: got stamps of even edge"),
+    (lambda: ShiftedPSFField(as_field(ONES[0, 0]), 3), r"start: got shape \(\); give the first pixel"),
     (lambda: as_field(ONES[0, 0]).at([[1, 2]]), r"position: got shape \(1, 2\); give one position"),
 ]
 
