@@ -1,8 +1,14 @@
 """Where the sources are: peaks and footprints."""
 
+from .bands import BandDetection as BandDetection
+from .bands import detect_bands as detect_bands
 from .chi2 import SignificanceMaps as SignificanceMaps
 from .chi2 import significance as significance
 from .chi2 import significance_maps as significance_maps
-from .detection import Detection as Detection
 from .detection import detect as detect
 from .footprints import Footprint as Footprint
+from .merge import Culling as Culling
+from .merge import MergeOptions as MergeOptions
+from .merge import merge_bands as merge_bands
+from .result import Detection as Detection
+from .sources import PeakLimits as PeakLimits

@@ -6,7 +6,7 @@ leave ripples of several σ all over the image, and each would be detected.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import scipy.fft
@@ -102,7 +102,7 @@ class SignificanceMaps:
     noise_curvatures: tuple[float, float]
 
 
-def significance_maps(obs: Observation) -> SignificanceMaps:
+def significance_maps(obs: Observation, *, bands: Collection[str] | None = None) -> SignificanceMaps:
     r"""χ² of a point source at each pixel, and a sharper map that tells close neighbours apart.
 
     Per band, F and its inverse variance D are those of `matched_filter`, and S = F √D is the signal-to-noise
@@ -123,6 +123,8 @@ def significance_maps(obs: Observation) -> SignificanceMaps:
     ----------
     obs
         The observation.
+    bands
+        Names of the bands that take part; by default all.
 
     Returns
     -------
@@ -146,7 +148,8 @@ def significance_maps(obs: Observation) -> SignificanceMaps:
     stamps = np.asarray(obs.psf.stamp(obs.psf.edge), dtype=float)
     sigmas = np.asarray(obs.psf.fwhm(), dtype=float) * SIGMA_PER_FWHM
     noise = []
-    for band in np.flatnonzero(weights.any(axis=(1, 2))):
+    wanted = [band for band, name in enumerate(obs.bands) if bands is None or name in bands]
+    for band in [band for band in wanted if weights[band].any()]:
         psf, sigma = stamps[band % len(stamps)], sigmas[band % len(sigmas)]
         noise.append((_noise_curvature(psf), _noise_curvature(_curvature_filter(psf))))
         for tile, inner, cut in _tiles(obs.shape, psf.shape[0] // 2 + 2):
