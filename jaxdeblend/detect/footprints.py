@@ -72,12 +72,12 @@ def connected_regions(
     >>> connected_regions(mask, np.array([[0, 0], [0, 3]]), min_area=1, grow=1).tolist()
     [[1, 1, 1, 1, 1, 0, 0]]
     """
-    labels, count = _label(mask)
+    labels, count = label_regions(mask)
     wanted = np.zeros(count + 1, dtype=bool)
     wanted[labels[tuple(peaks.T)]] = True
     wanted &= np.bincount(labels.ravel(), minlength=count + 1) >= min_area
     wanted[0] = False
-    return _label(grow_mask(wanted[labels], grow))[0]
+    return label_regions(grow_mask(wanted[labels], grow))[0]
 
 
 def grow_mask(mask: Bool[np.ndarray, "y x"], radius: int) -> Bool[np.ndarray, "y x"]:
@@ -120,7 +120,7 @@ def cut_footprints(labels: Int[np.ndarray, "y x"], owner: Int[np.ndarray, " peak
     labels
         0 outside, k + 1 on footprint k.
     owner
-        Footprint k of each peak.
+        Footprint k of each peak; -1 for one that is in none.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def cut_footprints(labels: Int[np.ndarray, "y x"], owner: Int[np.ndarray, " peak
     """
     order = np.argsort(owner, kind="stable")
     slices = scipy.ndimage.find_objects(labels)
-    members = np.split(order, np.searchsorted(owner[order], np.arange(1, len(slices))))
+    members = np.split(order, np.searchsorted(owner[order], np.arange(len(slices))))[1:]
     return tuple(
         Footprint(
             Box(
@@ -149,7 +149,25 @@ def cut_footprints(labels: Int[np.ndarray, "y x"], owner: Int[np.ndarray, " peak
     )
 
 
-def _label(mask: Bool[np.ndarray, "y x"]) -> tuple[Int[np.ndarray, "y x"], int]:
+def label_regions(mask: Bool[np.ndarray, "y x"]) -> tuple[Int[np.ndarray, "y x"], int]:
+    """Label the regions of pixels that are connected over edges and corners.
+
+    Parameters
+    ----------
+    mask
+        True on the pixels.
+
+    Returns
+    -------
+    labels, count
+        0 outside, then 1, 2, … in the order of the regions' first pixels; and their number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> label_regions(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], dtype=bool))[1]
+    2
+    """
     labels = np.zeros(mask.shape, dtype=np.int32)
     count = int(scipy.ndimage.label(mask, EIGHT_CONNECTED, output=labels))  # pyright: ignore[reportArgumentType]
     return labels, count

@@ -200,7 +200,7 @@ def merge_bands(found: Sequence[BandDetection], *, options: MergeOptions | None 
     keep = keep[np.argsort(-height[keep], kind="stable")]
     logger.info("%d sources in %d bands, %d culled", len(keep), len(found), len(height) - len(keep))
     peaks = _table([one.band for one in found], sources.rows(keep), height[keep], owner[keep])
-    peaks.meta["n_culled"] = len(height) - len(keep)
+    peaks = Table(peaks, meta={"n_culled": len(height) - len(keep)})
     return Detection(peaks, cut_footprints(labels, owner[keep]), labels, _footprint_flags(found, labels))
 
 
@@ -220,20 +220,22 @@ class _Sources:
         flags = np.zeros((0, n_bands), bool)
         return cls(np.zeros((0, 2)), np.zeros(0), flags, flags, np.zeros((0, n_bands)), np.zeros((0, 2), int))
 
+    def fields(self) -> tuple[np.ndarray, ...]:
+        return (self.position, self.error, self.seen, self.ambiguous, self.snr, self.home)
+
     def rows(self, rows: Int[np.ndarray, " row"]) -> "_Sources":
-        return _Sources(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        return _Sources(*(values[rows] for values in self.fields()))
 
     def with_more(self, more: "_Sources") -> "_Sources":
-        names = [field.name for field in dataclasses.fields(self)]
-        return _Sources(*(np.concatenate([getattr(self, name), getattr(more, name)]) for name in names))
+        return _Sources(*(np.concatenate(pair) for pair in zip(self.fields(), more.fields(), strict=True)))
 
 
 def _order(found: Sequence[BandDetection], priority: tuple[str, ...] | None) -> list[int]:
     names = [one.band for one in found]
-    if not found or len({one.snr.shape for one in found}) > 1 or len(set(names)) < len(names):
-        told = {one.band: one.snr.shape for one in found}
-        raise ValueError(f"found: got {told}; give detections of one shape, each of a band of another name.")
     bands = [name for name in names if name != TOGETHER]
+    if not bands or len({one.snr.shape for one in found}) > 1 or len(set(names)) < len(names):
+        told = [(one.band, one.snr.shape) for one in found]
+        raise ValueError(f"found: got {told}; give detections of one shape, each of a band of another name.")
     if priority is None:
         bands = sorted(bands, key=lambda name: -len(found[names.index(name)].detection.peaks))
     elif sorted(priority) != sorted(bands):
@@ -252,29 +254,28 @@ def _join(sources: _Sources, band: int, detection: Detection, same: float, new: 
     theirs = _as_sources(band, detection, sources.seen.shape[1])
     if len(sources.position) == 0:
         return theirs
-    distance, nearest = KDTree(sources.position).query(theirs.position.reshape(-1, 2))
+    distance, nearest = (np.asarray(values) for values in KDTree(sources.position).query(theirs.position))
     known = distance < same
     # A band that sees the nearest source apart from this peak knows that they are two.
     fresh = ~known & ((distance >= new) | np.isin(nearest, nearest[known]))
-    seen, ambiguous, snr = sources.seen.copy(), sources.ambiguous.copy(), sources.snr.copy()
+    position, error, seen, ambiguous, snr, home = (values.copy() for values in sources.fields())
     seen[nearest[known], band] = True
     ambiguous[nearest[~known & ~fresh], band] = True
-    np.maximum.at(snr[:, band], nearest[known], theirs.snr[known, band])
     # Peaks are sorted: the first of those that fall on one source is the most significant.
     which, first = np.unique(nearest[known], return_index=True)
     first = np.flatnonzero(known)[first]
+    snr[which, band] = theirs.snr[first, band]
     better = theirs.error[first] < sources.error[which]
-    position, error = sources.position.copy(), sources.error.copy()
-    position[which[better]], error[which[better]] = theirs.position[first[better]], theirs.error[first[better]]
-    joined = _Sources(position, error, seen, ambiguous, snr, sources.home)
-    return joined.with_more(theirs.rows(np.flatnonzero(fresh)))
+    which, first = which[better], first[better]
+    position[which], error[which] = theirs.position[first], theirs.error[first]
+    return _Sources(position, error, seen, ambiguous, snr, home).with_more(theirs.rows(np.flatnonzero(fresh)))
 
 
 def _as_sources(band: int, detection: Detection, n_bands: int) -> _Sources:
     """The peaks of one band as sources that no other has seen."""
     peaks = detection.peaks
     seen, snr = np.zeros((len(peaks), n_bands), bool), np.zeros((len(peaks), n_bands))
-    seen[:, band], snr[:, band] = True, peaks["significance"]
+    seen[:, band], snr[:, band] = True, np.asarray(peaks["significance"])
     first = np.array([_first_pixel(footprint) for footprint in detection.footprints], int).reshape(-1, 2)
     home = first[np.asarray(peaks["footprint"])]
     return _Sources(detection.centers, np.asarray(peaks["error"], float), seen, np.zeros_like(seen), snr, home)
@@ -302,9 +303,10 @@ def _pixels(position: Float[np.ndarray, "source 2"], shape: tuple[int, ...]) -> 
 def _significance(found: Sequence[BandDetection], sources: _Sources) -> Float[np.ndarray, " source"]:
     """Significance of χ² at the sources, where each band that saw one counts with the peak that it saw."""
     at = tuple(_pixels(sources.position, found[0].snr.shape).T)
-    snr = np.stack([one.snr[at] for one in found], axis=-1).astype(float)
-    known = np.stack([one.known[at] for one in found], axis=-1) | sources.seen
-    chi2 = np.sum(np.maximum(snr, sources.snr) ** 2, axis=-1)
+    bands = [column for column, one in enumerate(found) if one.band != TOGETHER]
+    snr = np.stack([found[column].snr[at] for column in bands], axis=-1).astype(float)
+    known = np.stack([found[column].known[at] for column in bands], axis=-1) | sources.seen[:, bands]
+    chi2 = np.sum(np.maximum(snr, sources.snr[:, bands]) ** 2, axis=-1)
     return significance(chi2, known.sum(axis=-1))
 
 
@@ -317,12 +319,11 @@ def _kept(
     """Rows that survive the culling."""
     if culling is None:
         return np.arange(len(owner))
-    order = np.lexsort((-height, owner))
-    n_peaks = np.bincount(owner, minlength=1)
-    first = np.cumsum(n_peaks) - n_peaks
+    order = np.asarray(np.lexsort((-height, owner)))
+    n_peaks = np.bincount(owner)[owner]
     rank = np.empty(len(owner), int)
-    rank[order] = np.arange(len(owner)) - first[owner[order]]
-    return np.flatnonzero(culling.keeps(rank, n_bands, n_peaks[owner]))
+    rank[order] = np.arange(len(owner)) - np.searchsorted(owner[order], owner[order])
+    return np.flatnonzero(culling.keeps(rank, n_bands, n_peaks))
 
 
 def _table(
@@ -343,8 +344,8 @@ def _footprint_flags(found: Sequence[BandDetection], labels: Int[np.ndarray, "y 
     """For each footprint, which bands have one there."""
     table = Table()
     for one in found:
-        flag = np.zeros(labels.max(initial=0) + 1, bool)
-        flag[labels[one.detection.labels > 0]] = True
+        theirs = np.unique(labels[one.detection.labels > 0])
+        flag = np.isin(np.arange(1, labels.max(initial=0) + 1), theirs)
         told = f"whether a footprint of band {one.band} is part of it"
-        table[f"merge_footprint_{one.band}"] = Column(flag[1:], description=told)
+        table[f"merge_footprint_{one.band}"] = Column(flag, description=told)
     return table

@@ -114,7 +114,7 @@ def find_sources(maps: SignificanceMaps, limits: PeakLimits, *, grow: int) -> De
     above = sigma >= limits.footprint_threshold
     whole = maps.coverage[MARGIN:-MARGIN, MARGIN:-MARGIN] > WHOLE
     pixels, partners, curved = _find_peaks(sigma, sharper, above, whole, limits)
-    position, error = _place(maps, pixels, partners, curved)
+    position, error = place(maps, pixels, partners, curved)
 
     labels = connected_regions(above, pixels, min_area=limits.min_area, grow=grow)
     height = sigma[tuple(pixels.T)]
@@ -200,7 +200,7 @@ def _find_peaks(
     return as_pixels[0], as_pixels[1], np.arange(len(peaks)) < len(sharp)
 
 
-def _place(
+def place(
     maps: SignificanceMaps,
     pixels: Int[np.ndarray, "peak 2"],
     partners: Int[np.ndarray, "peak 2"],
@@ -210,6 +210,32 @@ def _place(
 
     Where nothing is near, the matched filter places best. The light of a neighbour draws its peaks, and those
     of the curvature much less: where the two differ by more than noise, the curvature's is taken.
+
+    Parameters
+    ----------
+    maps
+        From `significance_maps`.
+    pixels
+        Pixels (y, x) of the peaks on the frame.
+    partners
+        Pixels of their peaks in the curvature.
+    curved
+        Which of them have such a peak.
+
+    Returns
+    -------
+    position, error
+        (y, x) in pixels of the frame, and 1σ per axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> images = np.pad(100 * np.asarray(jd.GaussianPSF(1.5).stamp(17)), ((0, 0), (8, 8), (8, 8)))
+    >>> from jaxdeblend.detect import significance_maps
+    >>> maps = significance_maps(jd.Observation(images, np.ones((1, 33, 33)), jd.GaussianPSF(1.5), bands=("r",)))
+    >>> place(maps, np.array([[16, 16]]), np.array([[16, 16]]), np.array([True]))[0].round(2).tolist()
+    [[16.0, 16.0]]
     """
     matched, bent = maps.noise_curvatures
     position, error = refine(np.sqrt(maps.chi2), pixels + MARGIN, noise_curvature=matched)
