@@ -14,5 +14,5 @@ from .merge import merge_bands as merge_bands
 from .result import Detection as Detection
 from .sources import PeakLimits as PeakLimits
 from .split import Piece as Piece
-from .split import light_reach as light_reach
+from .split import light_extent as light_extent
 from .split import split_parent as split_parent

@@ -24,8 +24,8 @@ class Piece:
     own
         Rows of the peaks whose fit is kept, ascending.
     neighbours
-        Rows of the peaks that are fitted along because their light reaches one of these, ascending; their fit is kept
-        in the pieces that own them.
+        Rows of the peaks that are fitted along because their light overlaps with that of these, ascending; their fit is
+        kept in the pieces that own them.
     box
         Window of the image on which they are fitted.
     exclude
@@ -35,9 +35,9 @@ class Piece:
     --------
     >>> import numpy as np
     >>> row = np.array([[20.0, 20.0], [20.0, 26.0], [20.0, 60.0]])
-    >>> first, second = split_parent(row, (40, 80), halo=10.0, margin=4, max_sources=10, max_window=80)
+    >>> first, second = split_parent(row, (40, 80), extent=5.0, margin=4, max_sources=10, max_window=80)
     >>> first.own.tolist(), first.neighbours.tolist(), first.box
-    ([0, 1], [], Box(start=(6, 6), shape=(29, 35)))
+    ([0, 1], [], Box(start=(11, 11), shape=(19, 25)))
     """
 
     own: Int[np.ndarray, " own"]
@@ -55,17 +55,19 @@ def split_parent(
     centers: Float[np.ndarray, "peak 2"],
     shape: tuple[int, int],
     *,
-    halo: object,
+    extent: object,
     margin: int,
     max_sources: int,
     max_window: int,
 ) -> tuple[Piece, ...]:
     """Cut a parent into pieces that can be fitted one by one within a budget.
 
-    The *halo* of a peak is the distance to which its light matters. Peaks that are not linked, directly or through
-    others, by lying in each other's halo make independent pieces. A group that exceeds the budget is cut in two across
-    its longer side, at the widest gap of the middle half, and so on. Each peak is owned by one piece. A piece is fitted
-    with all peaks in whose halo one of its own lies; those of other pieces are its neighbours.
+    The *extent* of a peak is the radius to which its light matters; peaks overlap if they are no further apart than the
+    sum of their extents. Peaks that do not overlap, directly or through others, make independent pieces. Of these, one
+    that exceeds the budget is cut in two across its longer side, at the widest gap of the middle half, and so on.
+
+    Each peak is owned by one piece. A piece is fitted with all peaks that overlap with one of its own; those that other
+    pieces own are its neighbours.
 
     Parameters
     ----------
@@ -73,14 +75,14 @@ def split_parent(
         Positions (y, x) in pixels of the image.
     shape
         Shape (y, x) of the image.
-    halo
-        Distance in pixels to which the light of a peak matters, one number or one per peak (`light_reach`). A halo that
-        does not fit the largest window is cut to what does.
+    extent
+        Radius in pixels to which the light of a peak matters, one number or one per peak (`light_extent`). What does
+        not fit the largest window is cut to a quarter of its edge.
     margin
-        Pixels by which a window reaches beyond the halos of its own peaks.
+        Pixels by which a window reaches beyond the extents of its own peaks.
     max_sources
-        Number of peaks, neighbours included, that a piece may have. More are accepted only where a peak by itself has
-        more neighbours than that.
+        Number of peaks, neighbours included, that a piece may have. More are accepted only where a peak by itself
+        overlaps with more.
     max_window
         Longest edge in pixels that a window may have.
 
@@ -98,23 +100,24 @@ def split_parent(
     --------
     >>> import numpy as np
     >>> grid = np.stack(np.mgrid[5:100:5, 5:100:5], axis=-1).reshape(-1, 2).astype(float)   # 361 peaks
-    >>> pieces = split_parent(grid, (105, 105), halo=8.0, margin=4, max_sources=80, max_window=64)
+    >>> pieces = split_parent(grid, (105, 105), extent=4.0, margin=4, max_sources=80, max_window=64)
     >>> len(pieces), max(len(piece.rows) for piece in pieces), sum(len(piece.own) for piece in pieces)
     (10, 70, 361)
     """
     _check(centers, shape, margin, max_sources, max_window)
-    reach = _halos(halo, len(centers), (max_window - 1) // 2 - margin)
+    half = (max_window - 1) // 2
+    extents = _extents(extent, len(centers), min(half - margin, half / 2))
     if len(centers) == 0:
         return ()
     tree = KDTree(centers)
-    links = _links(tree, reach)
-    frame = _Frame(centers, reach, links, shape, margin)
+    links = _links(tree, extents)
+    frame = _Frame(centers, extents, links, shape, margin)
     group = connected_components(links, directed=False)[1]
     owned = [rows for start in _parts(group) for rows in _cut(frame, start, max_sources, max_window)]
     return tuple(_piece(frame, tree, own) for own in sorted(owned, key=lambda rows: rows[0]))
 
 
-def light_reach(
+def light_extent(
     significance: Float[np.ndarray, " peak"], fwhm: float, *, level: float = 1.0, beta: float = 2.5
 ) -> Float[np.ndarray, " peak"]:
     r"""Distance at which a peak's significance has fallen to a level, for wings like those of a Moffat profile.
@@ -147,7 +150,7 @@ def light_reach(
     Examples
     --------
     >>> import numpy as np
-    >>> light_reach(np.array([5.0, 100.0, 1e4]), 3.5).round(1).tolist()
+    >>> light_extent(np.array([5.0, 100.0, 1e4]), 3.5).round(1).tolist()
     [3.5, 7.1, 19.3]
     """
     if not (0 < level < math.inf and 0 < beta < math.inf):
@@ -159,10 +162,10 @@ def light_reach(
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """What all pieces of a parent share; row i of the links holds the peaks whose light reaches peak i, itself too."""
+    """What all pieces of a parent share; row i of the links holds the peaks that overlap with peak i, itself too."""
 
     centers: Float[np.ndarray, "peak 2"]
-    reach: Float[np.ndarray, " peak"]
+    extent: Float[np.ndarray, " peak"]
     links: csr_array
     shape: tuple[int, int]
     margin: int
@@ -172,9 +175,9 @@ class _Frame:
         return np.unique(self.links[own].indices)
 
     def box(self, own: Int[np.ndarray, " own"], members: Int[np.ndarray, " source"]) -> Box:
-        """Window with the halos of the own peaks, a margin, and all members."""
+        """Window with the extents of the own peaks, a margin, and all members."""
         pixel = np.floor(self.centers + 0.5).astype(int)
-        wide = np.ceil(self.reach[own]).astype(int)[:, None] + self.margin
+        wide = np.ceil(self.extent[own]).astype(int)[:, None] + self.margin
         first = np.minimum((pixel[own] - wide).min(axis=0), pixel[members].min(axis=0))
         last = np.maximum((pixel[own] + wide).max(axis=0), pixel[members].max(axis=0))
         y, x = first.tolist()
@@ -182,13 +185,13 @@ class _Frame:
         return Box((y, x), (height, width)).overlap(Box((0, 0), self.shape))
 
 
-def _halos(halo: object, count: int, largest: int) -> Float[np.ndarray, " peak"]:
-    reach = np.asarray(halo, float)
-    if reach.shape not in ((), (count,)) or not (reach >= 0).all():
+def _extents(extent: object, count: int, largest: float) -> Float[np.ndarray, " peak"]:
+    given = np.asarray(extent, float)
+    if given.shape not in ((), (count,)) or not (given >= 0).all():
         raise ValueError(
-            f"halo: got {halo} for {count} peaks; give a number of pixels that is not negative, or one per peak."
+            f"extent: got {extent} for {count} peaks; give a number of pixels that is not negative, or one per peak."
         )
-    return np.minimum(np.broadcast_to(reach, count), largest)
+    return np.minimum(np.broadcast_to(given, count), largest)
 
 
 def _check(
@@ -205,23 +208,25 @@ def _check(
         )
 
 
-def _links(tree: KDTree, reach: Float[np.ndarray, " peak"]) -> csr_array:
-    """Which peaks (columns) reach which (rows)."""
-    reached = tree.query_ball_point(tree.data, reach)
-    rows = np.concatenate([np.asarray(one, int) for one in reached])
-    columns = np.repeat(np.arange(len(reach)), [len(one) for one in reached])
-    return coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(reach),) * 2).tocsr()
+def _links(tree: KDTree, extent: Float[np.ndarray, " peak"]) -> csr_array:
+    """Which peaks overlap, each with itself, too."""
+    # Of two that overlap, the larger one finds the other within twice its extent.
+    near = [np.asarray(others, int) for others in tree.query_ball_point(tree.data, 2 * extent)]
+    rows, columns = np.repeat(np.arange(len(near)), [len(others) for others in near]), np.concatenate(near)
+    distance = np.hypot(*(tree.data[rows] - tree.data[columns]).T)
+    linked = distance <= extent[rows] + extent[columns]
+    rows, columns = rows[linked], columns[linked]
+    pairs = (np.concatenate([rows, columns]), np.concatenate([columns, rows]))
+    return coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(len(extent),) * 2).tocsr()
 
 
-def _parts(group: Int[np.ndarray, " peak"]) -> list[Int[np.ndarray, " member"]]:
+def _parts(group: Int[np.ndarray, " peak"]) -> list[Int[np.ndarray, " _"]]:
     """Rows of each group, ascending."""
     order = np.argsort(group, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
-def _cut(
-    frame: _Frame, own: Int[np.ndarray, " own"], max_sources: int, max_window: int
-) -> list[Int[np.ndarray, " own"]]:
+def _cut(frame: _Frame, own: Int[np.ndarray, " own"], max_sources: int, max_window: int) -> list[Int[np.ndarray, " _"]]:
     """Cut peaks in two until each part fits the budget."""
     done, todo = [], [own]
     while todo:
