@@ -7,6 +7,7 @@ from .chi2 import significance as significance
 from .chi2 import significance_maps as significance_maps
 from .detection import detect as detect
 from .footprints import Footprint as Footprint
+from .hierarchy import sub_blends as sub_blends
 from .labels import detection_of_labels as detection_of_labels
 from .merge import Culling as Culling
 from .merge import MergeOptions as MergeOptions

@@ -59,12 +59,14 @@ def split_parent(
     margin: int,
     max_sources: int,
     max_window: int,
+    groups: Int[np.ndarray, " peak"] | None = None,
 ) -> tuple[Piece, ...]:
     """Cut a parent into pieces that can be fitted one by one within a budget.
 
     The *extent* of a peak is the radius to which its light matters; peaks overlap if they are no further apart than the
-    sum of their extents. Peaks that do not overlap, directly or through others, make independent pieces. Of these, one
-    that exceeds the budget is cut in two across its longer side, at the widest gap of the middle half, and so on.
+    sum of their extents. Peaks that do not overlap, directly or through others, make independent pieces; so do given
+    groups. Of these, one that exceeds the budget is cut in two across its longer side, at the widest gap of the middle
+    half, and so on.
 
     Each peak is owned by one piece. A piece is fitted with all peaks that overlap with one of its own; those that other
     pieces own are its neighbours.
@@ -85,6 +87,8 @@ def split_parent(
         overlaps with more.
     max_window
         Longest edge in pixels that a window may have.
+    groups
+        Number of the group of each peak that a piece is made of, as from `sub_blends`; by default those that overlap.
 
     Returns
     -------
@@ -96,23 +100,30 @@ def split_parent(
     ValueError
         If a position is not on the image, or an option is out of its range.
 
+    Notes
+    -----
+    Cut out with `exclude`, a piece without neighbours keeps the light that reaches it from beyond; with too small an
+    extent, fluxes come out too high.
+
     Examples
     --------
     >>> import numpy as np
     >>> grid = np.stack(np.mgrid[5:100:5, 5:100:5], axis=-1).reshape(-1, 2).astype(float)   # 361 peaks
     >>> pieces = split_parent(grid, (105, 105), extent=4.0, margin=4, max_sources=80, max_window=64)
     >>> len(pieces), max(len(piece.rows) for piece in pieces), sum(len(piece.own) for piece in pieces)
-    (10, 70, 361)
+    (8, 77, 361)
     """
     _check(centers, shape, margin, max_sources, max_window)
     half = (max_window - 1) // 2
     extents = _extents(extent, len(centers), min(half - margin, half / 2))
+    if groups is not None and groups.shape != (len(centers),):
+        raise ValueError(f"groups: got shape {groups.shape} for {len(centers)} peaks; give one number per peak.")
     if len(centers) == 0:
         return ()
     tree = KDTree(centers)
     links = _links(tree, extents)
     frame = _Frame(centers, extents, links, shape, margin)
-    group = connected_components(links, directed=False)[1]
+    group = connected_components(links, directed=False)[1] if groups is None else groups
     owned = [rows for start in _parts(group) for rows in _cut(frame, start, max_sources, max_window)]
     return tuple(_piece(frame, tree, own) for own in sorted(owned, key=lambda rows: rows[0]))
 

@@ -87,6 +87,15 @@ def test_a_chain_comes_apart_at_its_gaps():
     assert all(len(piece.neighbours) == 0 for piece in pieces)
 
 
+def test_given_groups_have_the_others_for_neighbours():
+    centers = np.stack([np.full(4, 50.0), [20, 26, 32, 60]], axis=-1)
+    options = {"extent": 4.0, "margin": 4, "max_sources": 99, "max_window": 200}
+    pieces = split_parent(centers, SHAPE, groups=np.array([5, 5, 3, 3]), **options)
+    assert [(piece.own.tolist(), piece.neighbours.tolist()) for piece in pieces] == [([0, 1], [2]), ([2, 3], [1])]
+    with pytest.raises(ValueError, match=r"groups: got shape \(3,\) for 4 peaks"):
+        split_parent(centers, SHAPE, groups=np.zeros(3, int), **options)
+
+
 def test_a_group_within_the_budget_stays_whole():
     centers = np.random.default_rng(0).uniform(100, 150, (50, 2))
     (piece,) = split_parent(centers, SHAPE, extent=10.0, margin=4, max_sources=50, max_window=120)
