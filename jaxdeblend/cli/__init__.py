@@ -1,4 +1,4 @@
-"""The command line: jaxdeblend deblend | detect | match-psf | info | demo | warmup."""
+"""The command line: jaxdeblend deblend | detect | match-psf | simulate | info | demo | warmup."""
 
 from .main import main as main
 from .main import run as run
