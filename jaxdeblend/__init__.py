@@ -6,6 +6,7 @@ from .batch import deblend as deblend
 from .batch import deblend_batch as deblend_batch
 from .batch import deblend_stream as deblend_stream
 from .catalog import CatalogResult as CatalogResult
+from .catalog import DeblendConfig as DeblendConfig
 from .catalog import ModelStore as ModelStore
 from .catalog import SingleBandCatalog as SingleBandCatalog
 from .catalog import StoredBlend as StoredBlend

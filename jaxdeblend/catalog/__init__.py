@@ -2,6 +2,7 @@
 
 from .compare import compare_with_truth as compare_with_truth
 from .compare import match_positions as match_positions
+from .config import DeblendConfig as DeblendConfig
 from .lsst_models import LsstBlend as LsstBlend
 from .lsst_models import LsstModels as LsstModels
 from .lsst_models import read_lsst_models as read_lsst_models

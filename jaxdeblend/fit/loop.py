@@ -299,7 +299,8 @@ class Problem(eqx.Module):
         expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
         small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
         recent = lowest(jnp.where(n > window, n - window, window // 2), n)
-        return (n >= window) & (remaining <= small) & (recent - state.best_loss <= small)
+        enough = n >= jnp.maximum(window, self.optimizer.min_steps.astype(window.dtype))
+        return enough & (remaining <= small) & (recent - state.best_loss <= small)
 
     def best(self, state: FitState) -> Blend:
         """The best blend of all steps."""

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 
 class ProximalAdam(eqx.Module):
@@ -35,6 +35,8 @@ class ProximalAdam(eqx.Module):
     ----------
     max_steps
         Largest number of steps.
+    min_steps
+        Fewest steps before a fit can converge; `window` at least, in any case.
     relative_tolerance
         Converged when the best loss can be expected to fall by less than this fraction of it (or of half the number of
         usable pixels, which a perfect model of noisy data has) in all further steps, and parameters moved by less than
@@ -79,6 +81,7 @@ class ProximalAdam(eqx.Module):
     fading: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=5.0)
     eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
     first_step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
+    min_steps: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
 
     def __check_init__(self):
         if self.window < 10:
