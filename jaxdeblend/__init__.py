@@ -10,6 +10,7 @@ from .catalog import DeblendConfig as DeblendConfig
 from .catalog import ModelStore as ModelStore
 from .catalog import SingleBandCatalog as SingleBandCatalog
 from .catalog import StoredBlend as StoredBlend
+from .catalog import StoredCatalog as StoredCatalog
 from .catalog import StoreHeader as StoreHeader
 from .catalog import StoreWriter as StoreWriter
 from .catalog import deblend_catalog as deblend_catalog

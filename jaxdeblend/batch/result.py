@@ -98,16 +98,44 @@ class Deblended(eqx.Module):
 def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> Deblended:
     """A blend as it came out of a program, without the padding of sources and pixels."""
     fit, measurements, models = output
-    n, (height, width) = len(item.centers), item.obs.shape
-    blend = fit.blend
-    stacks = tuple(_trimmed(stack, n) for stack in blend.stacks)
-    prior = CenterPrior(blend.center_prior.mean[:n], blend.center_prior.sigma[:n])
-    trimmed = Blend(blend.centers[:n], prior, stacks, blend.active[:n], (height, width))
+    height, width = item.obs.shape
+    blend = Blend(fit.blend.centers, fit.blend.center_prior, fit.blend.stacks, fit.blend.active, (height, width))
+    fit = FitResult(blend, fit.loss, fit.n_steps, fit.status)
+    return first_sources(Deblended(fit, measurements, models[:, :, :height, :width], item.obs.bands), len(item.centers))
+
+
+def first_sources(result: Deblended, count: int) -> Deblended:
+    """The first sources of a blend alone, as they were fitted together with the others.
+
+    Parameters
+    ----------
+    result
+        A deblended blend.
+    count
+        Number of sources that stay.
+
+    Returns
+    -------
+    Deblended
+        The same without the other sources and their components; dark components of these sources stay.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> len(first_sources(jd.deblend(obs, [(8.0, 5.0), (8.0, 11.0)]), 1).table())
+    1
+    """
+    fit, blend = result.fit, result.fit.blend
+    prior = CenterPrior(blend.center_prior.mean[:count], blend.center_prior.sigma[:count])
+    stacks = tuple(_trimmed(stack, count) for stack in blend.stacks)
+    trimmed = Blend(blend.centers[:count], prior, stacks, blend.active[:count], blend.frame)
     return Deblended(
         fit=FitResult(trimmed, fit.loss, fit.n_steps, fit.status),
-        measurements=jax.tree.map(lambda array: array[:n], measurements),
-        source_models=models[:n, :, :height, :width],
-        bands=item.obs.bands,
+        measurements=jax.tree.map(lambda array: array[:count], result.measurements),
+        source_models=result.source_models[:count],
+        bands=result.bands,
     )
 
 

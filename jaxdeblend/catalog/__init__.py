@@ -9,7 +9,9 @@ from .lsst_models import read_lsst_models as read_lsst_models
 from .parents import Parent as Parent
 from .parents import find_parents as find_parents
 from .pipeline import CatalogResult as CatalogResult
+from .pipeline import StoredCatalog as StoredCatalog
 from .pipeline import deblend_catalog as deblend_catalog
+from .records import stored_tables as stored_tables
 from .single_band import SingleBandCatalog as SingleBandCatalog
 from .single_band import deblend_single_band_exposure as deblend_single_band_exposure
 from .store import ModelStore as ModelStore

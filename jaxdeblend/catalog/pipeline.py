@@ -3,37 +3,48 @@
 import dataclasses
 import logging
 from collections.abc import Callable
+from pathlib import Path
+from typing import overload
 
-import jax.numpy as jnp
 import numpy as np
-from astropy import units
-from astropy.table import Column, QTable, Table, vstack
+from astropy.table import QTable, Table
 from jaxtyping import Float
 
-from ..batch import Deblended, deblend_batch
+from ..batch import Deblended, first_sources
 from ..detect import Detection, detect
-from ..fit import RESULTS, Initialization, ProximalAdam
+from ..fit import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..instrument.observation import Observation
-from ..io import Exposure, SourceModel
-from ..measure.flags import Flag
-from ..measure.photometry import Measurements
-from ..measure.table import table_of
-from .parents import Parent, find_parents
+from ..io import Exposure, PathLike, SourceModel
+from ..io.masks import any_of, bad_pattern
+from .config import DeblendConfig
+from .plan import WorkUnit, make_plan, plan_digest
+from .records import (
+    FAILED,
+    SKIPPED,
+    Outcome,
+    fitted_record,
+    parent_table,
+    source_table,
+    stored_tables,
+    unfitted_record,
+)
+from .running import Finished, Runner
+from .store_layout import StoreHeader
+from .store_merge import partial_folder
+from .store_record import StoredBlend
+from .store_writer import StoreWriter
 
 logger = logging.getLogger(__name__)
-
-NO_PARENT = -1
-"""Parent of a row that was not fitted."""
 
 GIVEN_ERROR = 0.1
 """1σ error per axis in pixels of positions that come without one."""
 
-BORDER = 1e-3
-"""Positions keep this distance from the border of the image, in pixels."""
-
 STAMP_LEVEL = 0.01
 """Stamps of sources end where their model is within this many σ of the background from zero in every band."""
+
+STORE_BATCH = 32
+"""Blends that are written to a store together: as many may be lost if the run is killed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +54,8 @@ class CatalogResult:
     Attributes
     ----------
     table
-        One row per source, as from `jaxdeblend.measure`, in the exposure's pixels, with the column
-        ``parent``. Rows of positions that were given are in the order in which they were given.
+        One row per source, as from `jaxdeblend.measure`, in the exposure's pixels, with the columns ``parent``,
+        ``blend`` and ``skip_reason``. Rows of positions that were given are in the order in which they were given.
     model
         Sum of all sources as observed (band, y, x), in image units.
     residual
@@ -52,8 +63,9 @@ class CatalogResult:
     sources
         Model of each fitted source as observed, where it is above a hundredth of the background's σ.
     parents
-        One row per blend: ``id``, its window ``y0``, ``x0``, ``ny``, ``nx``, ``n_sources``, ``n_steps``,
-        ``status``.
+        One row per parent: ``id``, its window ``y0``, ``x0``, ``ny``, ``nx``, ``n_sources``, ``n_steps``,
+        ``status``; ``n_pieces`` in which it was fitted, ``converged`` if all did, ``chi2`` and ``n_dof`` of all;
+        ``skipped`` and ``skip_reason``, ``failed`` and ``error``.
     detection
         Peaks and footprints.
 
@@ -77,21 +89,97 @@ class CatalogResult:
     @property
     def n_failed(self) -> int:
         """Number of rows without any flux."""
-        fluxes = [np.asarray(self.table[name]) for name in self.table.colnames if name.startswith("flux_")]
-        return int(np.sum(~np.any(np.isfinite(fluxes), axis=0))) if len(self.table) else 0
+        return _without_flux(self.table)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCatalog:
+    """What came out of an exposure whose models went into a store.
+
+    Attributes
+    ----------
+    path
+        The store, for `jaxdeblend.ModelStore`.
+    table, parents, detection
+        As those of `CatalogResult`; of a shard, the rows of its own blends.
+    positions
+        Positions (y, x) in pixels of all rows of the catalog, as given or detected.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> dark = jd.Exposure(np.zeros((1, 32, 40)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "models.h5"
+    >>> result = jd.deblend_catalog(dark, [(-5.0, 8.0)], store=path)
+    >>> result.table["skip_reason"].tolist(), len(jd.ModelStore(result.path))
+    (['skipped: outside the image'], 1)
+    """
+
+    path: Path
+    table: QTable
+    parents: Table
+    positions: Float[np.ndarray, "source 2"]
+    detection: Detection
+
+    @property
+    def n_failed(self) -> int:
+        """Number of rows without any flux."""
+        return _without_flux(self.table)
+
+
+def _without_flux(table: QTable) -> int:
+    fluxes = [np.asarray(table[name]) for name in table.colnames if name.startswith("flux_")]
+    return int(np.sum(~np.any(np.isfinite(fluxes), axis=0))) if len(table) else 0
+
+
+@overload
+def deblend_catalog(
+    exposure: Exposure,
+    centers: object | None = None,
+    *,
+    config: DeblendConfig | None = None,
+    center_error: object | None = None,
+    threshold: float | None = None,
+    margin: int | None = None,
+    options: Initialization | None = None,
+    optimizer: ProximalAdam | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    store: None = None,
+) -> CatalogResult: ...
+
+
+@overload
+def deblend_catalog(
+    exposure: Exposure,
+    centers: object | None = None,
+    *,
+    config: DeblendConfig | None = None,
+    center_error: object | None = None,
+    margin: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    store: PathLike,
+    resume: bool = False,
+    shard: tuple[int, int] = (1, 1),
+) -> StoredCatalog: ...
 
 
 def deblend_catalog(
     exposure: Exposure,
     centers: object | None = None,
     *,
+    config: DeblendConfig | None = None,
     center_error: object | None = None,
-    threshold: float = 5.0,
+    threshold: float | None = None,
     margin: int | None = None,
     options: Initialization | None = None,
     optimizer: ProximalAdam | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> CatalogResult:
+    store: PathLike | None = None,
+    resume: bool = False,
+    shard: tuple[int, int] = (1, 1),
+) -> CatalogResult | StoredCatalog:
     """Detect, deblend and measure all sources of an exposure.
 
     Footprints are found on the whole exposure. Each becomes a parent: a window around it, in which the
@@ -99,36 +187,51 @@ def deblend_catalog(
     the exposure, sources are detected with that at the centre of the exposure, and each parent is fitted with that at
     the centre of its window.
 
+    With a configuration, parents that are too large for one fit are cut in pieces. A piece is fitted with the
+    neighbours whose light reaches into it, and only its own sources are kept. What is to be fitted is settled before
+    the first fit, so that any run, shard or resumed run computes the same.
+
     Parameters
     ----------
     exposure
         The exposure.
     centers
-        Positions (y, x) in pixels, 0-based; by default those of the detected peaks. None gets lost: a
-        position off the image (or NaN) comes back as a flagged row without flux.
+        Positions (y, x) in pixels, 0-based, or a table with the columns ``x`` and ``y``; by default those of the
+        detected peaks. None gets lost: a position off the image (or NaN) comes back as a flagged row without flux.
+    config
+        What is found, fitted and skipped, and how. By default every parent is fitted in one piece, and an error in one
+        ends the run.
     center_error
         1σ error per axis of the positions in pixels, one number or one per source; by default 0.1 for given
         positions, and its own for each detected peak.
     threshold
-        Significance from which a peak counts as a source, in σ.
+        Significance from which a peak counts as a source, in σ; by default that of `config`, or 5.
     margin
         Pixels by which windows reach beyond footprints; by default the FWHM of the broadest PSF.
     options
-        Constraints, priors and numbers of components of the fit.
+        Constraints, priors and numbers of components of the fit, instead of those of `config`.
     optimizer
-        Settings of the optimizer.
+        Settings of the optimizer, instead of those of `config`.
     progress
-        Called as progress(number of parents just done, number of all parents).
+        Called as progress(number of blends just done, number of all blends to do).
+    store
+        File of models to write, ``.h5``. Blends go there as they finish, and are not held in memory.
+    resume
+        Whether to go on with the store if there is one: what is in it is not fitted again.
+    shard
+        (i, n): of the blends, fit only the i-th of n parts, from 1. See `jaxdeblend.merge_stores`.
 
     Returns
     -------
-    CatalogResult
-        Table, model, residual and what else was found on the way.
+    CatalogResult or StoredCatalog
+        Table, model, residual and what else was found on the way. With a store, the table and where the models are.
 
     Raises
     ------
     ValueError
-        If the positions are not (source, 2).
+        If the positions are not (source, 2), or the store is of another run.
+    FileExistsError
+        If there is a store already, and `resume` is not set.
 
     Examples
     --------
@@ -141,43 +244,145 @@ def deblend_catalog(
     >>> result.table["y"].value.round(1).tolist(), result.table["x"].value.round(1).tolist()
     ([12.0], [17.0])
     """
+    settings = DeblendConfig() if config is None else config
+    if store is not None and (threshold, options, optimizer) != (None, None, None):
+        raise ValueError("threshold, options, optimizer: with a store, give them in config, which is kept there.")
+    exposure = _with_bad_planes(exposure, settings.bad_mask)
     whole = exposure.observation()
-    detection = detect(whole, threshold=threshold)
-    positions, errors = _positions(detection, centers, center_error)
-    parents = find_parents(exposure, detection, positions, margin=margin)
-    logger.info("%d sources in %d blends", len(positions), len(parents))
-    observations = [exposure.observation(parent.box, exclude=parent.exclude) for parent in parents]
-    results = deblend_batch(
-        [(obs, _inside(parent, positions)) for obs, parent in zip(observations, parents, strict=True)],
-        center_error=[errors[parent.rows] for parent in parents],
-        options=options,
-        optimizer=optimizer,
-        progress=None if progress is None else (lambda done: progress(done, len(parents))),
+    detection = detect(
+        whole, method=settings.detection, threshold=settings.threshold if threshold is None else threshold
     )
-    fits = [_Fit(parent, result) for parent, result in zip(parents, results, strict=True)]
-    model = _whole_model(exposure, fits)
+    positions, errors = _positions(detection, centers, center_error)
+    plan = make_plan(
+        exposure, detection, positions, config, pseudo=_pseudo(centers, len(positions), settings), margin=margin
+    )
+    logger.info("%d sources in %d blends", len(positions), sum(not unit.skip for unit in plan))
+    runner = Runner(
+        exposure,
+        positions,
+        errors,
+        settings.initialization() if options is None else options,
+        settings.optimizer() if optimizer is None else optimizer,
+        catch=config is not None and config.catch_failures,
+    )
+    if store is None:
+        return _in_memory(runner, plan, whole, detection, progress)
+    header = StoreHeader(
+        bands=exposure.bands,
+        config=f"{settings.to_toml()}# plan {plan_digest(exposure, positions, errors, plan)}\n",
+        wcs="" if exposure.wcs is None else exposure.wcs.to_header_string(relax=True),
+    )
+    _into_store(runner, _shard_of(plan, shard), Path(store), header, resume, progress)
+    return StoredCatalog(Path(store), *stored_tables(store, positions), positions, detection)
+
+
+def _in_memory(
+    runner: Runner,
+    plan: tuple[WorkUnit, ...],
+    whole: Observation,
+    detection: Detection,
+    progress: Callable[[int, int], None] | None,
+) -> CatalogResult:
+    """Fit all units, and put them together in their order."""
+    exposure = runner.exposure
+    level = STAMP_LEVEL * np.asarray(whole.background_rms)
+    records = {unit.id: unfitted_record(unit, SKIPPED + unit.skip) for unit in plan if unit.skip}
+    models: dict[int, np.ndarray] = {}
+    sources: dict[int, SourceModel] = {}
+    todo = [unit for unit in plan if not unit.skip]
+    for done in runner.run(todo):
+        record, own = _recorded(done, runner.positions)
+        records[record.id] = record
+        if own is not None:
+            models[record.id] = np.nan_to_num(own.model)
+            cubes = np.nan_to_num(own.source_models)
+            sources |= {
+                int(row): _source_model(int(row), record.box, cube, level)
+                for row, cube in zip(record.rows, cubes, strict=True)
+            }
+        if progress is not None:
+            progress(1, len(todo))
+    outcomes = [Outcome.of(records[number]) for number in sorted(records)]
+    model = np.zeros(exposure.images.shape, np.float32)
+    for number in sorted(models):
+        model[(slice(None), *records[number].box.slices)] += models[number]
     return CatalogResult(
-        table=_tabulate(exposure, positions, fits),
+        table=source_table(runner.positions, exposure.bands, exposure.wcs, outcomes),
         model=model,
         residual=np.where(exposure.mask, np.float32(np.nan), exposure.images - model),
-        sources=_source_models(whole, fits),
-        parents=_parent_table(fits),
+        sources=tuple(sources[row] for row in sorted(sources)),
+        parents=parent_table(outcomes),
         detection=detection,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fit:
-    """A parent and its fit."""
+def _into_store(
+    runner: Runner,
+    units: tuple[WorkUnit, ...],
+    path: Path,
+    header: StoreHeader,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Fit the units that the store does not have yet, and store them as they finish."""
+    there = path.exists() or partial_folder(path).exists()
+    begin = StoreWriter.resume if resume and there else StoreWriter.create
+    with begin(path, header, batch=STORE_BATCH) as writer:
+        todo = [unit for unit in units if unit.id not in writer.finished]
+        for unit in todo:
+            if unit.skip:
+                writer.append(unfitted_record(unit, SKIPPED + unit.skip))
+        fits = [unit for unit in todo if not unit.skip]
+        for done in runner.run(fits):
+            writer.append(_recorded(done, runner.positions)[0])
+            if progress is not None:
+                progress(1, len(fits))
 
-    parent: Parent
-    result: Deblended
+
+def _recorded(done: Finished, positions: np.ndarray) -> tuple[StoredBlend, Deblended | None]:
+    """Record of a unit, and what was fitted of its own sources."""
+    if done.result is None or done.obs is None:
+        return unfitted_record(done.unit, FAILED + done.error), None
+    own = first_sources(done.result, done.unit.n_own)
+    return fitted_record(done.unit, positions, done.obs, done.result, own), own
+
+
+def _shard_of(plan: tuple[WorkUnit, ...], shard: tuple[int, int]) -> tuple[WorkUnit, ...]:
+    """Every n-th unit."""
+    number, count = shard
+    if not 1 <= number <= count:
+        raise ValueError(f"shard: got {number} of {count}; give (i, n) with i from 1 to n.")
+    return plan[number - 1 :: count]
+
+
+def _with_bad_planes(exposure: Exposure, names: tuple[str, ...] | None) -> Exposure:
+    """The exposure with pixels of these mask planes, and no others, as unusable."""
+    if names is None:
+        return exposure
+    pattern = bad_pattern("the exposure", exposure.mask_planes, names)
+    mask = None if exposure.mask_bits is None else any_of(exposure.mask_bits, pattern)
+    return dataclasses.replace(exposure, mask=mask)
+
+
+def _pseudo(centers: object | None, count: int, config: DeblendConfig) -> np.ndarray:
+    """Rows of a table of positions that are no sources."""
+    pseudo = np.zeros(count, bool)
+    if isinstance(centers, Table):
+        for name in config.pseudo_columns:
+            if name in centers.colnames:
+                pseudo |= np.asarray(centers[name]).astype(bool)
+    return pseudo
 
 
 def _positions(
     detection: Detection, centers: object | None, center_error: object | None
 ) -> tuple[Float[np.ndarray, "source 2"], Float[np.ndarray, " source"]]:
     """Positions and their errors, as given or as detected."""
+    if isinstance(centers, Table):
+        if missing := [name for name in ("x", "y") if name not in centers.colnames]:
+            raise ValueError(f"centers: the table has no column {missing[0]}; give x and y in pixels.")
+        columns = [np.ma.filled(np.ma.asarray(np.asanyarray(centers[name])).astype(float), np.nan) for name in "yx"]
+        centers = np.stack(columns, axis=1)
     positions = detection.centers if centers is None else np.asarray(centers, float)
     if positions.size == 0:
         positions = np.zeros((0, 2))
@@ -192,32 +397,9 @@ def _positions(
             f"center_error: got shape {np.shape(errors)} for {len(positions)} sources; give one number, or one "
             "per source."
         )
+    if not (np.isfinite(errors) & (errors >= 0)).all():
+        raise ValueError(f"center_error: got {center_error}; errors must be finite and not negative (0: fixed).")
     return positions, np.broadcast_to(errors, len(positions))
-
-
-def _inside(parent: Parent, positions: np.ndarray) -> np.ndarray:
-    """Positions in the pixels of the parent's window; rounding must not push those at the very border off it."""
-    local = positions[parent.rows] - parent.box.start
-    return np.clip(local, -0.5 + BORDER, np.array(parent.box.shape) - 0.5 - BORDER)
-
-
-def _whole_model(exposure: Exposure, fits: list[_Fit]) -> np.ndarray:
-    """Model of the whole exposure."""
-    model = np.zeros(exposure.images.shape, np.float32)
-    for fit in fits:
-        model[(slice(None), *fit.parent.box.slices)] += np.nan_to_num(fit.result.model)
-    return model
-
-
-def _source_models(whole: Observation, fits: list[_Fit]) -> tuple[SourceModel, ...]:
-    """Model of each fitted source, in the order of rows."""
-    level = STAMP_LEVEL * np.asarray(whole.background_rms)
-    found = {
-        int(row): _source_model(int(row), fit.parent.box, cube, level)
-        for fit in fits
-        for row, cube in zip(fit.parent.rows, np.nan_to_num(fit.result.source_models), strict=True)
-    }
-    return tuple(found[row] for row in sorted(found))
 
 
 def _source_model(row: int, box: Box, cube: np.ndarray, level: np.ndarray) -> SourceModel:
@@ -229,60 +411,3 @@ def _source_model(row: int, box: Box, cube: np.ndarray, level: np.ndarray) -> So
     tight = Box((int(ys[0]), int(xs[0])), (int(ys[-1] - ys[0]) + 1, int(xs[-1] - xs[0]) + 1))
     image = cube[(slice(None), *tight.slices)].astype(np.float32)
     return SourceModel(row, tight.shifted_by(*box.start), image)
-
-
-def _tabulate(exposure: Exposure, positions: np.ndarray, fits: list[_Fit]) -> QTable:
-    """One row per position, in order."""
-    rows = np.concatenate([fit.parent.rows for fit in fits]) if fits else np.zeros(0, np.int64)
-    lost = np.setdiff1d(np.arange(len(positions)), rows)
-    tables = [_measured(number, fit) for number, fit in enumerate(fits)]
-    table = vstack([*tables, _lost(exposure.bands, positions[lost])], metadata_conflicts="silent")
-    table = table[np.argsort(np.concatenate([rows, lost]), kind="stable")]
-    table["id"] = np.arange(len(positions))
-    if exposure.wcs is not None:
-        sky = exposure.wcs.pixel_to_world_values(np.asarray(table["x"]), np.asarray(table["y"]))
-        angles = [np.asarray(angle, float) * units.deg for angle in sky]
-        table.add_columns(angles, names=["ra", "dec"], indexes=[table.index_column("y") + 1] * 2)
-    return table
-
-
-def _measured(number: int, fit: _Fit) -> QTable:
-    """Measurements of a parent's sources, in the pixels of the exposure."""
-    table = fit.result.table()
-    for name, offset in zip(("y", "x"), fit.parent.box.start, strict=True):
-        table[name] = Column(np.asarray(table[name]) + offset, unit=units.pix)
-    table.add_column(np.full(len(table), number), name="parent", index=1)
-    return table
-
-
-def _lost(bands: tuple[str, ...], positions: np.ndarray) -> QTable:
-    """Rows of positions that are not on the image: NaN, and flagged."""
-    count = len(positions)
-    unknown = jnp.full((count, len(bands)), jnp.nan)
-    moments = jnp.full((count, 3), jnp.nan)
-    nothing = jnp.zeros(count, int)
-    center = jnp.asarray(positions, unknown.dtype)
-    flags = nothing + int(Flag.OUTSIDE_IMAGE)
-    table = table_of(Measurements(unknown, unknown, unknown, center, moments, nothing, flags), bands)
-    for name in ("size", "e1", "e2"):
-        table[name][:] = np.nan
-    for name, values in zip(("y", "x"), positions.T, strict=True):  # as precise as they were given
-        table[name] = Column(values, unit=units.pix)
-    table.add_column(np.full(count, NO_PARENT), name="parent", index=1)
-    return table
-
-
-def _parent_table(fits: list[_Fit]) -> Table:
-    boxes = [fit.parent.box for fit in fits]
-    columns = {
-        "id": range(len(fits)),
-        "y0": [box.start[0] for box in boxes],
-        "x0": [box.start[1] for box in boxes],
-        "ny": [box.shape[0] for box in boxes],
-        "nx": [box.shape[1] for box in boxes],
-        "n_sources": [len(fit.parent.rows) for fit in fits],
-        "n_steps": [int(fit.result.n_steps) for fit in fits],
-    }
-    table = Table({name: np.array(list(values), dtype=np.int64) for name, values in columns.items()})
-    table["status"] = np.array([RESULTS(int(fit.result.status)).name.lower() for fit in fits], dtype="U16")
-    return table

@@ -15,7 +15,9 @@ from ..instrument.psf_field import as_field
 from ..io import Exposure, SourceModel
 from ..single_band import SingleBandConfig, SingleBandFlag, SingleBandResult, deblend_single_band_batch
 from .parents import Parent, find_parents
-from .pipeline import NO_PARENT, _inside, _positions, _source_model
+from .pipeline import _positions, _source_model
+from .plan import NO_PARENT
+from .running import local_positions
 
 CHUNK = 64
 """Largest number of parents that are deblended at once."""
@@ -223,7 +225,7 @@ def _deblended(
     stamps = np.broadcast_to(stamps, (len(parents), n_bands, *stamps.shape[-2:]))
     blends, masks = [], []
     for parent, psfs in zip(parents, stamps, strict=True):
-        centers = _inside(parent, positions)
+        centers = local_positions(positions[parent.rows], parent.box)
         for band, psf in enumerate(psfs):
             window = (band, *parent.box.slices)
             blends.append((exposure.images[window], exposure.variance[window], psf, centers))

@@ -151,6 +151,15 @@ class ModelStore:
     def _parents(self) -> np.ndarray:
         return self._merged.rows(0, len(self), tables=())["blends/parent"]
 
+    def reasons(self) -> dict[int, str]:
+        """Why blends were not fitted, by the number of each of these."""
+        rows = self._merged.rows(0, len(self), tables=("blends", "letters"))
+        stops, letters = np.cumsum(rows["blends/n_letters"]), rows["letters/value"]
+        return {
+            int(self.ids[k]): letters[stops[k] - rows["blends/n_letters"][k] : stops[k]].tobytes().decode()
+            for k in np.flatnonzero(rows["blends/n_letters"])
+        }
+
     def digest(self) -> str:
         """SHA-256 of all that is stored, but for what wrote it: equal for stores of equal content."""
         hashes = {f"{table}/{name}": hashlib.sha256() for table, columns in TABLES.items() for name in columns}

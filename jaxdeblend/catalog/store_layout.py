@@ -87,6 +87,8 @@ TABLES: Mapping[str, Mapping[str, Column]] = MappingProxyType(
             "status": Column("int32", f"a value of RESULTS; {NOT_FITTED}: not fitted"),
             "n_steps": Column("int32", "steps of the optimizer"),
             "measured": Column("bool", "whether the sources were measured"),
+            "chi2": Column("float64", "weighted sum of squared residuals, NaN if unknown"),
+            "n_dof": Column("int64", "number of pixel values in it, less that of fluxes and positions"),
             **{f"n_{table}": Column("int64", f"number of its rows in {table}") for table in RAGGED},
         },
         "sources": {

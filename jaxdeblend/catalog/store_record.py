@@ -1,6 +1,7 @@
 """What a store holds of one blend, and its way into columns and back."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import jax
@@ -49,6 +50,10 @@ class StoredBlend:
         Numbers of the sources; by default their rows.
     reason
         Why it was not fitted, if it was not.
+    chi2
+        Weighted sum of squared residuals, NaN if unknown.
+    n_dof
+        Number of pixel values in it, less that of fluxes and positions.
 
     Examples
     --------
@@ -71,6 +76,8 @@ class StoredBlend:
     measurements: Measurements | None = None
     source_ids: Int[np.ndarray, " id"] | None = None
     reason: str = ""
+    chi2: float = math.nan
+    n_dof: int = 0
 
     @property
     def status(self) -> int:
@@ -123,7 +130,7 @@ def encoded(record: StoredBlend, kinds: Kinds) -> Rows:
     }
     window = dict(zip(("y0", "x0", "height", "width"), (*record.box.start, *record.box.shape), strict=True))
     numbers = {"id": record.id, "parent": record.parent, "status": record.status, "n_steps": n_steps} | window
-    numbers["measured"] = record.measurements is not None
+    numbers |= {"measured": record.measurements is not None, "chi2": record.chi2, "n_dof": record.n_dof}
     numbers |= {f"n_{table}": count for table, count in counts.items()}
     found |= {f"blends/{name}": np.array([value]) for name, value in numbers.items()}
     return {name: np.array(lossless(found[name], dtype, name)) for name, dtype in header.dtypes.items()}
@@ -159,6 +166,8 @@ def decoded(rows: Rows, kinds: Kinds) -> StoredBlend:
         measurements=Measurements(**measured) if one["measured"] else None,
         source_ids=rows["sources/id"],
         reason=rows["letters/value"].tobytes().decode(),
+        chi2=float(one["chi2"]),
+        n_dof=int(one["n_dof"]),
     )
 
 

@@ -12,6 +12,7 @@ from ..psf_match import MatchConfig
 from ..psf_match.match import SOLVERS
 from ..single_band import SingleBandConfig
 from ..single_band.config import CHOICES
+from .cataloging import CatalogOptions, run_deblend_catalog, run_merge
 from .demo import run_demo
 from .detecting import run_detect
 from .info import describe
@@ -21,6 +22,7 @@ from .options import (
     Inputs,
     Names,
     Numbers,
+    Shard,
     bits_or_names,
     catalog_options,
     common_options,
@@ -46,6 +48,7 @@ def group(ctx: click.Context) -> None:
     See it work:       jaxdeblend demo -o demo/
     Look at files:     jaxdeblend info coadd_g.fits psf_g.fits
     Deblend them:      jaxdeblend deblend 'coadd_{band}.fits' --bands g,r,i --psf 'psf_{band}.fits' -o out/
+    A large one:       jaxdeblend deblend-catalog exposure.toml -o out/
     One band alone:    jaxdeblend single-band visit_r.fits --bands r --psf psf_r.fits -o out/
     Match their PSFs:  jaxdeblend match-psf --demo -o matched/
 
@@ -150,6 +153,69 @@ def single_band(origin: str, output: Path, no_psf_templates: bool, **options: An
     summary = run_single_band(job)
     click.echo(summary.text())
     return summary.exit_code
+
+
+_kind_option = click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["ecsv", "fits", "parquet"]),
+    default="ecsv",
+    show_default=True,
+    help="Format of the tables.",
+)
+
+
+@group.command("deblend-catalog")
+@click.argument("exposure", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True)
+@click.option("--config", type=click.Path(path_type=Path), help="TOML with fields of jaxdeblend.DeblendConfig.")
+@click.option("--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them.")
+@click.option("--origin", type=click.Choice(["0", "1"]), default="0", help="Number of the first pixel in --peaks.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped; what it finished is kept.")
+@click.option("--shard", type=Shard(), default="1/1", help="Fit only the i-th of n parts: 2/8.")
+@_kind_option
+@common_options
+def deblend_catalog(origin: str, **options: Any) -> int:
+    """Deblend a large exposure into a store of models, so that the run can stop and go on.
+
+    EXPOSURE is a TOML file that describes it: bands, images, psf or psf_fwhm, and whatever else is needed.
+
+    \b
+    Writes to the folder OUTPUT:
+      models.h5        the models, blend by blend; models.h5.partial while the run lasts
+      catalog.ecsv     one row per source, with the reason where it was not fitted
+      parents.ecsv     one row per parent: pieces, chi2, steps, what was skipped or failed
+      positions.ecsv   position of each row before the fit
+      run.json         version, options and counts
+
+    \b
+    Examples:
+      jaxdeblend deblend-catalog exposure.toml -o out/
+      jaxdeblend deblend-catalog exposure.toml -o out/ --resume
+      jaxdeblend deblend-catalog exposure.toml -o out/ --shard 2/8    then, after all: jaxdeblend merge out/
+    """  # noqa: D301
+    text, code = run_deblend_catalog(CatalogOptions(origin=int(origin), **options))
+    click.echo(text)
+    return code
+
+
+@group.command()
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@_kind_option
+@click.option("--overwrite", is_flag=True, help="Replace what was merged before.")
+@common_options
+def merge(output: Path, kind: str, overwrite: bool) -> int:
+    """Put the shards of a catalog together, as if they had been one run.
+
+    OUTPUT is the folder to which `jaxdeblend deblend-catalog --shard` wrote.
+
+    \b
+    Example:
+      jaxdeblend merge out/
+    """  # noqa: D301
+    text, code = run_merge(output, kind, overwrite=overwrite)
+    click.echo(text)
+    return code
 
 
 @group.command()

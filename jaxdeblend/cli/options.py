@@ -106,6 +106,21 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a list of numbers such as 4.1,3.9,3.5.", param, ctx)
 
 
+class Shard(click.ParamType):
+    """The i-th of n parts."""
+
+    name = "i/n"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Split at the slash."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split("/")
+        if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+            self.fail(f"{value!r} is no part of a whole such as 2/8.", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
 def exposure_options(command: Callable) -> Callable:
     """Add the options of `Inputs` to a command."""
     return _add(_exposure_options(required=True), command)

@@ -35,3 +35,5 @@ class Flag(enum.IntFlag):
     """The blend has no usable pixel at all; nothing was fitted."""
     POOR_FIT = 1024
     """Within one PSF half-width the mean weighted squared residual exceeds 10: a bad pixel or an unknown source."""
+    NOT_DEBLENDED = 2048
+    """Its blend was skipped, or failed with an error; nothing is known of it but its position."""

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import ndtr
 
 import jaxdeblend as jd
-from jaxdeblend.catalog.pipeline import NO_PARENT
+from jaxdeblend.catalog.plan import NO_PARENT
 from jaxdeblend.catalog.single_band import CHUNK, _chunks
 from jaxdeblend.instrument.psf_field import FunctionPSFField
 

@@ -1,0 +1,162 @@
+"""The work of `jaxdeblend deblend-catalog` and `jaxdeblend merge`: an exposure into a store of models and tables."""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from astropy.table import QTable, Table
+
+from .._version import __version__
+from ..catalog import DeblendConfig, deblend_catalog, merge_stores, stored_tables
+from ..catalog.store_merge import partial_folder
+from ..io import read_description, read_positions, write_catalog
+from ..io.files import atomic_path
+from .work import progress_bar, run_record
+
+STORE, POSITIONS, RUN = "models.h5", "positions.ecsv", "run.json"
+"""Files of the models, of the positions of all rows, and of the run."""
+
+_SHARD = re.compile(r"models-(\d+)-of-(\d+)\.h5(\.partial)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogOptions:
+    """What `jaxdeblend deblend-catalog` was asked for."""
+
+    exposure: Path
+    output: Path
+    config: Path | None = None
+    peaks: Path | None = None
+    origin: int = 0
+    resume: bool = False
+    shard: tuple[int, int] = (1, 1)
+    kind: str = "ecsv"
+
+    @property
+    def store(self) -> Path:
+        """File of the models."""
+        number, count = self.shard
+        return self.output / (STORE if count == 1 else f"models-{number}-of-{count}.h5")
+
+
+def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
+    """Read, deblend into the store, and write tables.
+
+    Parameters
+    ----------
+    options
+        What to do.
+
+    Returns
+    -------
+    text, code
+        What came out, in words, and the exit code.
+    """
+    started = time.perf_counter()
+    config = DeblendConfig() if options.config is None else DeblendConfig.from_toml(options.config)
+    for there in (options.store, partial_folder(options.store)):
+        if there.exists() and not options.resume:
+            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+    exposure = read_description(options.exposure).read()
+    centers = None
+    if options.peaks is not None:
+        positions, given = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)
+        known = {name: given[name] for name in config.pseudo_columns if name in given.colnames}
+        centers = Table({"y": positions[:, 0], "x": positions[:, 1], **known})
+    options.output.mkdir(parents=True, exist_ok=True)
+    with progress_bar("deblending", "blend") as progress:
+        result = deblend_catalog(
+            exposure,
+            centers,
+            config=config,
+            store=options.store,
+            resume=options.resume,
+            shard=options.shard,
+            progress=progress,
+        )
+    y, x = result.positions.T
+    write_catalog(Table({"y": y, "x": x}), options.output / POSITIONS, overwrite=True)
+    counts = _counts(result.table, result.parents)
+    text = f"{counts['sources']} sources in {counts['parents']} parents; {counts['without_flux']} have no flux"
+    if options.shard[1] > 1:
+        return f"{text}\nwrote {options.store}; once all shards are done: jaxdeblend merge {options.output}", 0
+    names = _write(options.output, options.kind, result.table, result.parents, exposure.bands)
+    seconds = {"total": time.perf_counter() - started}
+    record = run_record(options, counts=counts, seconds=seconds, files=(STORE, *names))
+    record["config"] = dataclasses.asdict(config)
+    with atomic_path(options.output / RUN, overwrite=True) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    return f"{text}\nwrote {', '.join((STORE, *names, RUN))} to {options.output}", int(counts["without_flux"] > 0)
+
+
+def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> tuple[str, int]:
+    """Merge the stores of shards, and write the tables of all of them.
+
+    Parameters
+    ----------
+    output
+        Folder of the run.
+    kind
+        Format of the tables.
+    overwrite
+        Whether a merged store may exist already.
+
+    Returns
+    -------
+    text, code
+        What came out, in words, and the exit code.
+    """
+    stores = _shards(output)
+    given = read_positions(output / POSITIONS)[0]
+    path = merge_stores(stores, output / STORE, overwrite=overwrite)
+    table, parents = stored_tables(path, given)
+    names = _write(output, kind, table, parents, _bands(table))
+    counts = _counts(table, parents)
+    text = f"{len(stores)} shards: {counts['sources']} sources in {counts['parents']} parents"
+    return f"{text}\nwrote {', '.join((STORE, *names))} to {output}", int(counts["without_flux"] > 0)
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Stores of all shards of a run."""
+    found = [match for path in sorted(folder.glob("models-*")) if (match := _SHARD.fullmatch(path.name))]
+    counts = {int(match[2]) for match in found}
+    if len(counts) != 1:
+        runs = " and ".join(f"{count}" for count in sorted(counts))
+        raise ValueError(f"{folder}: has shards of {runs} parts." if runs else f"{folder}: has no shards to merge.")
+    (count,) = counts
+    paths = [folder / f"models-{number}-of-{count}.h5" for number in range(1, count + 1)]
+    for path in paths:
+        if partial_folder(path).exists():
+            raise ValueError(f"{path}: is not finished; go on with that shard by --resume.")
+        if not path.exists():
+            raise ValueError(f"{path}: is missing; run that shard first.")
+    return paths
+
+
+def _write(folder: Path, kind: str, table: QTable, parents: Table, bands: tuple[str, ...]) -> tuple[str, ...]:
+    """Write the tables; their names."""
+    names = (f"catalog.{kind}", f"parents.{kind}")
+    for name, one in zip(names, (table, parents), strict=True):
+        one.meta = {"software": f"jaxdeblend {__version__}", "bands": ",".join(bands)}
+        write_catalog(one, folder / name, overwrite=True)
+    return names
+
+
+def _bands(table: QTable) -> tuple[str, ...]:
+    return tuple(name.removeprefix("blendedness_") for name in table.colnames if name.startswith("blendedness_"))
+
+
+def _counts(table: QTable, parents: Table) -> Mapping[str, int]:
+    fluxes = np.stack([np.asarray(table[f"flux_{band}"]) for band in _bands(table)])
+    return {
+        "sources": len(table),
+        "parents": len(parents),
+        "skipped": int(np.sum(np.asarray(parents["skipped"]))),
+        "failed": int(np.sum(np.asarray(parents["failed"]))),
+        "not_converged": int(np.sum(~np.asarray(parents["converged"]))),
+        "without_flux": int(np.sum(~np.isfinite(fluxes).any(axis=0))),
+    }

@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+from astropy.table import QTable, Table
+
+import jaxdeblend as jd
+from jaxdeblend.cli import run
+from tests import star_field
+
+pytest.importorskip("click")
+pytest.importorskip("h5py")
+pytest.importorskip("tqdm")
+
+ROWS = [2, 4]
+"""Two stars that are alone, so that all blends are of one shape."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small field, described, with a table of two of its stars, an empty place, and a position off the image."""
+    path = tmp_path_factory.mktemp("field")
+    star_field.write(path)
+    files = 'images = "field_{band}.fits"\npsf = "psf_{band}.fits"\n'
+    (path / "exposure.toml").write_text(f'bands = ["g", "i"]\n{files}')
+    (path / "config.toml").write_text("max_iter = 12\nmax_components = 1\n")
+    y, x = np.vstack([star_field.STARS[ROWS], [63.0, 40.0], [-5.0, 50.0]]).T
+    Table({"x": x + 1, "y": y + 1, "sky_source": [False, False, True, False]}).write(path / "peaks.ecsv")
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(folder):
+    given = ["--config", str(folder / "config.toml"), "--peaks", str(folder / "peaks.ecsv"), "--origin", "1"]
+    return ["deblend-catalog", str(folder / "exposure.toml"), *given]
+
+
+@pytest.fixture(scope="module")
+def output(arguments, tmp_path_factory):
+    out = tmp_path_factory.mktemp("catalog") / "out"
+    assert run([*arguments, "-o", str(out)]) == 1  # one position is off the image
+    return out
+
+
+def one_line(capsys):
+    """The only line on stderr, without its prefix."""
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and captured.out == "", captured.err
+    return lines[0].removeprefix("jaxdeblend: error: ")
+
+
+def test_everything_is_written(output):
+    names = ["catalog.ecsv", "models.h5", "parents.ecsv", "positions.ecsv", "run.json"]
+    assert sorted(path.name for path in output.iterdir()) == names
+    table, parents = QTable.read(output / "catalog.ecsv"), Table.read(output / "parents.ecsv")
+    assert len(table) == 4 and len(parents) == 2
+    np.testing.assert_allclose(table["flux_i"][:2], star_field.FLUX[ROWS, 1], rtol=0.1, atol=40)
+    assert table["skip_reason"].tolist()[2:] == ["skipped: pseudo source", "skipped: outside the image"]
+    assert (np.asarray(table["flags"])[2:] == [jd.Flag.NOT_DEBLENDED, jd.Flag.OUTSIDE_IMAGE]).all()
+    record = json.loads((output / "run.json").read_text())
+    assert record["counts"]["without_flux"] == 2 and record["config"]["max_iter"] == 12
+    assert len(jd.ModelStore(output / "models.h5")) == 4
+
+
+def test_a_finished_run_goes_on_to_the_same(arguments, output, capsys):
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.name != "run.json"}
+    capsys.readouterr()
+    assert run([*arguments, "-o", str(output)]) == 2
+    assert "models.h5: exists already; go on with it by --resume" in one_line(capsys)
+    assert run([*arguments, "-o", str(output), "--resume"]) == 1
+    assert before == {path.name: path.read_bytes() for path in output.iterdir() if path.name != "run.json"}
+
+
+def test_shards_are_merged(arguments, output, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run([*arguments, "-o", str(out), "--shard", "2/2"]) == 0
+    capsys.readouterr()
+    assert run(["merge", str(out)]) == 2
+    assert "models-1-of-2.h5: is missing; run that shard first" in one_line(capsys)
+    assert run([*arguments, "-o", str(out), "--shard", "1/2"]) == 0
+    assert not (out / "catalog.ecsv").exists()
+    assert run(["merge", str(out)]) == 1
+    for name in ("catalog.ecsv", "parents.ecsv", "positions.ecsv", "models.h5"):
+        assert (out / name).read_bytes() == (output / name).read_bytes(), name
+    capsys.readouterr()
+    assert run(["merge", str(out)]) == 2 and "exists already" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["none.toml"], r"none.toml: no such file"),
+        (["{folder}/exposure.toml", "--shard", "3/2"], "'3/2' is no part of a whole"),
+        (["{folder}/exposure.toml", "--config", "{folder}/exposure.toml"], "unknown key 'bands'; did you mean"),
+        (["{folder}/exposure.toml", "--peaks", "{folder}/none.ecsv"], "none.ecsv: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(options, message, folder, tmp_path, capsys):
+    given = [option.format(folder=folder) for option in options]
+    assert run(["deblend-catalog", *given, "-o", str(tmp_path / "out")]) == 2
+    assert message in one_line(capsys) and not (tmp_path / "out").exists()
+
+
+def test_nothing_to_merge(tmp_path, capsys):
+    assert run(["merge", str(tmp_path)]) == 2 and "has no shards to merge" in one_line(capsys)
