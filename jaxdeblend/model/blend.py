@@ -138,10 +138,12 @@ class Blend(eqx.Module):
         return tuple(self._source(int(number)) for number in np.flatnonzero(active))
 
     def _source(self, number: int) -> Source:
-        components = []
-        for stack in self.stacks:
-            for k in np.flatnonzero((np.asarray(stack.source) == number) & np.asarray(stack.active)):
-                components.append(jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stack.component))
+        own = [(stack, k) for stack in self.stacks for k in np.flatnonzero(np.asarray(stack.source) == number)]
+        lit = [(stack, k) for stack, k in own if np.asarray(stack.active)[k]]
+        # a source outside the image has dark components only; it is a source nevertheless
+        components = [
+            jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stack.component) for stack, k in lit or own[:1]
+        ]
         return Source(
             self.centers[number],
             tuple(components),

@@ -36,6 +36,7 @@ def test_sources_outside_are_dark(lost):
     np.testing.assert_allclose(flux[0], FLUX, rtol=0.05)
     np.testing.assert_allclose(flux[1], 0.0, atol=1e-3)
     assert finite(blend.stacks) and finite(blend.centers) and finite((parts, posterior))
+    np.testing.assert_allclose(fluxes_of(blend)[1], 0.0, atol=1e-3)
 
 
 @pytest.mark.parametrize("center", [(-0.5, 5.0), (22.4, 22.4)])
