@@ -115,3 +115,5 @@ from .single_band import SingleBandFlag as SingleBandFlag
 from .single_band import SingleBandResult as SingleBandResult
 from .single_band import deblend_single_band as deblend_single_band
 from .single_band import deblend_single_band_batch as deblend_single_band_batch
+from .single_band import initialize_from_templates as initialize_from_templates
+from .single_band import one_band as one_band

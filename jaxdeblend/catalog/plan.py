@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..detect import Detection
-from ..detect.split import Piece, light_reach, split_parent
+from ..detect.split import Piece, light_extent, split_parent
 from ..instrument.box import Box
 from ..io import Exposure
 from .config import DeblendConfig
@@ -182,7 +182,7 @@ class _Budget:
         pieces = split_parent(
             self.positions[parent.rows],
             self.exposure.shape,
-            halo=light_reach(_significance(self.exposure, self.positions[parent.rows]), self.exposure.widest_fwhm()),
+            extent=light_extent(_significance(self.exposure, self.positions[parent.rows]), self.exposure.widest_fwhm()),
             margin=min(self.margin, (config.max_window - 1) // 4),
             max_sources=config.max_sources_per_piece,
             max_window=config.max_window,

@@ -192,16 +192,48 @@ def initialize_arrays(
         obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
     )
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
+    sources = Blend(centers, CenterPrior(positions, jnp.where(inside, error, 0.0)), (), active, obs.shape)
+    return with_shapes(sources, obs, shapes, jnp.zeros_like(active), options)
+
+
+def with_shapes(
+    sources: Blend,
+    obs: Observation,
+    shapes: Float[Array, "source s s"],
+    points: Bool[Array, " source"],
+    options: Initialization,
+) -> Blend:
+    """A blend of sources of these shapes, with the spectra that go best with them.
+
+    Parameters
+    ----------
+    sources
+        Blend without components: where the sources are.
+    obs
+        Observation.
+    shapes
+        What each source looks like in model space on a stamp about its centre, in flux units of the mean band.
+    points
+        Sources that are point sources, and remain so, whatever their shape.
+    options
+        Constraints, priors, numbers of components.
+
+    Returns
+    -------
+    Blend
+        Initial blend for `fit`.
+    """
+    obs = obs.prepared()
+    lit = jnp.asarray(sources.active) & lies_inside(jnp.asarray(sources.center_prior.mean), obs)
     shapes, peak = jax.vmap(prox.normalized)(shapes)
-    significance = _significance(obs, centers, lit)
-    point = significance < options.point_below
-    star = prox.normalized(obs.model_psf.stamp(edge)[0])[0]
+    significance = _significance(obs, jnp.asarray(sources.centers), lit)
+    point = points | (significance < options.point_below)
+    star = prox.normalized(obs.model_psf.stamp(shapes.shape[-1])[0])[0]
     shapes = jnp.where(point[:, None, None], star[None], shapes)
-    images, source, lit = _components(shapes, lit, significance, options)
+    images, source, lit = _components(shapes, lit, jnp.where(point, 0.0, significance), options)
     step = jnp.where(point[source], 0.0, 0.01)
     stacks = _stacks(images, source, lit, step, peak, len(obs.bands), options)
-    prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
-    blend = Blend(centers, prior, stacks, active, obs.shape)
+    blend = Blend(sources.centers, sources.center_prior, stacks, sources.active, sources.frame)
     return solve_spectra(blend, obs, render_terms(blend, obs))
 
 
