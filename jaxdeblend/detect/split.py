@@ -115,7 +115,7 @@ def split_parent(
     """
     _check(centers, shape, margin, max_sources, max_window)
     half = (max_window - 1) // 2
-    extents = _extents(extent, len(centers), min(half - margin, half / 2))
+    extents = _extents(extent, len(centers), min(float(half - margin), half / 2))
     if groups is not None and groups.shape != (len(centers),):
         raise ValueError(f"groups: got shape {groups.shape} for {len(centers)} peaks; give one number per peak.")
     if len(centers) == 0:

@@ -82,7 +82,7 @@ def king_offsets(rng: np.random.Generator, n: int, *, extent: float = _EXTENT) -
     Examples
     --------
     >>> offsets = king_offsets(np.random.default_rng(1), 4000)
-    >>> bool(1.3 < np.median(np.hypot(*offsets.T)) < 1.6)  # the median of the whole profile is at √3, of a truncated one less
+    >>> bool(1.3 < np.median(np.hypot(*offsets.T)) < 1.6)  # of the whole profile √3
     True
     """
     most = 1 - 1 / math.sqrt(1 + extent**2)
