@@ -59,7 +59,7 @@ def split_parent(
     margin: int,
     max_sources: int,
     max_window: int,
-    groups: Int[np.ndarray, " peak"] | None = None,
+    groups: object | None = None,
 ) -> tuple[Piece, ...]:
     """Cut a parent into pieces that can be fitted one by one within a budget.
 
@@ -115,15 +115,15 @@ def split_parent(
     """
     _check(centers, shape, margin, max_sources, max_window)
     half = (max_window - 1) // 2
-    extents = _extents(extent, len(centers), min(float(half - margin), half / 2))
-    if groups is not None and groups.shape != (len(centers),):
-        raise ValueError(f"groups: got shape {groups.shape} for {len(centers)} peaks; give one number per peak.")
+    extents = _extents(extent, len(centers), float(min(half - margin, half / 2)))
     if len(centers) == 0:
         return ()
     tree = KDTree(centers)
     links = _links(tree, extents)
     frame = _Frame(centers, extents, links, shape, margin)
-    group = connected_components(links, directed=False)[1] if groups is None else groups
+    group = connected_components(links, directed=False)[1] if groups is None else np.asarray(groups)
+    if group.shape != (len(centers),):
+        raise ValueError(f"groups: got shape {group.shape} for {len(centers)} peaks; give one number per peak.")
     owned = [rows for start in _parts(group) for rows in _cut(frame, start, max_sources, max_window)]
     return tuple(_piece(frame, tree, own) for own in sorted(owned, key=lambda rows: rows[0]))
 
