@@ -326,7 +326,7 @@ class Problem(eqx.Module):
         fitted_spectra = tuple(bool(jax.tree.leaves(_spectrum(stack.component))) for stack in self.steps.stacks)
         solved = solve_spectra(best, self.obs, terms, free=fitted_spectra)
         loss = 0.5 * chi_square(solved, self.obs, terms) - solved.log_prior(self.obs.background_rms)
-        better = loss < state.best_loss
+        better = jnp.isfinite(state.best_loss) & (loss < state.best_loss)  # infinite without data
         return FitResult(_where(better, solved, best), state.loss, state.n_steps, status)
 
 

@@ -8,7 +8,7 @@ from astropy.table import Table
 
 import jaxdeblend as jd
 from jaxdeblend import DeblendConfig, Flag, deblend_catalog
-from jaxdeblend.catalog import pipeline, running
+from jaxdeblend.catalog import pipeline, plan, running
 from jaxdeblend.catalog.plan import make_plan
 from jaxdeblend.detect import detect
 from tests import star_field
@@ -158,8 +158,9 @@ def test_chi2_is_that_of_the_residual(exposure, whole):
         assert parent["n_dof"] < 2 * height * width and not parent["failed"]
 
 
-def test_pieces_agree_with_the_whole(exposure, whole):
+def test_pieces_agree_with_the_whole(exposure, whole, monkeypatch):
     """Two stars that overlap, and a dark place beyond them: no piece may hold all three by budget."""
+    monkeypatch.setattr(plan, "light_extent", lambda *_: 5.0)  # by their light, all three overlap
     chain = np.vstack([STARS[:2], [[24.5, 30.0]]])
     cut = deblend_catalog(exposure, chain, config=dataclasses.replace(SHORT, max_sources_per_piece=2))
     assert cut.parents["n_pieces"][0] >= 2 and len(cut.parents) == 1 and len(cut.sources) == 3
