@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from benchmarks import scaling
 
@@ -21,6 +22,7 @@ def test_a_catalog_has_noise_of_its_own():
     assert abs(pull.std() - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_scaling_prints_a_line_for_each_size(capsys):
     scaling.main(["--pool", "1", "--sizes", "1", "2", "--seed", "2"])
     first, *lines = (json.loads(line) for line in capsys.readouterr().out.splitlines())

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 import jaxdeblend as jd
 from benchmarks import stragglers
@@ -14,6 +15,7 @@ def test_one_in_twenty_is_a_straggler():
     assert np.allclose(ratios, [1] * 10 + [1e10] + [1] * 10)
 
 
+@pytest.mark.slow
 def test_catalogs_are_compared():
     usual, slow = (stragglers.make_items(20, shape=(24, 24), stragglers=some, seed=1) for some in (False, True))
     line = stragglers.measure((usual, slow), Limits(lanes=1), jd.ProximalAdam(max_steps=30), repeat=1)
