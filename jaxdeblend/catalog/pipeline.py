@@ -30,10 +30,7 @@ from .records import (
     unfitted_record,
 )
 from .running import Finished, Runner
-from .store_layout import StoreHeader
-from .store_merge import partial_folder
-from .store_record import StoredBlend
-from .store_writer import StoreWriter
+from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
 
 logger = logging.getLogger(__name__)
 

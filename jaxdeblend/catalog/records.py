@@ -21,8 +21,7 @@ from ..measure.flags import Flag
 from ..measure.photometry import Measurements
 from ..measure.table import table_of
 from .plan import NO_PARENT, OUTSIDE, WorkUnit
-from .store import ModelStore
-from .store_record import MEASURED, StoredBlend
+from .store import MEASURED, ModelStore, StoredBlend
 
 SKIPPED, FAILED = "skipped: ", "failed: "
 """Beginnings of the reasons why a blend was not fitted."""

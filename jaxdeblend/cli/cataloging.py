@@ -12,7 +12,7 @@ from astropy.table import QTable, Table
 
 from .._version import __version__
 from ..catalog import DeblendConfig, deblend_catalog, merge_stores, stored_tables
-from ..catalog.store_merge import partial_folder
+from ..catalog.store import partial_folder
 from ..io import read_description, read_positions, write_catalog
 from ..io.files import atomic_path
 from .work import progress_bar, run_record

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..instrument.host import AnyArray
-from ..model import component, constraint, morphology, prior, spectrum
-from ..model.blend import Stack
-from .store_layout import StoreHeader
+from ...instrument.host import AnyArray
+from ...model import component, constraint, morphology, prior, spectrum
+from ...model.blend import Stack
+from .layout import StoreHeader
 
 STORED_CLASSES: Mapping[str, type[eqx.Module] | eqx.Module] = MappingProxyType(
     {
@@ -290,7 +290,7 @@ class Kinds:
     --------
     >>> import jax.numpy as jnp
     >>> import jaxdeblend as jd
-    >>> from jaxdeblend.catalog.store_layout import StoreHeader
+    >>> from jaxdeblend.catalog.store.layout import StoreHeader
     >>> star = jd.Blend.of([jd.PointSource((5, 6), jnp.array([1.0, 2.0]))], frame=(16, 16)).stacks[0]
     >>> kinds = Kinds(StoreHeader(bands=("g", "r")))
     >>> number, numbers = kinds.encoded(star)

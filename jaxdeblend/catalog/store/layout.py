@@ -19,7 +19,7 @@ import numpy as np
 from astropy.io.fits import Header
 from astropy.wcs import WCS
 
-from .._version import __version__
+from ..._version import __version__
 
 SCHEMA_VERSION = 1
 """Version of the layout that is written."""

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io import PathLike
-from .store_files import StoreFile, require_h5py, write_file
-from .store_kinds import STORED_CLASSES, Classes, Kinds
-from .store_layout import SOFTWARE, Rows, StoreHeader, joined, selected, totals
-from .store_merge import common_header, open_run, partial_folder, renumbered, write_merged
-from .store_record import StoredBlend, encoded
+from ...io import PathLike
+from .files import StoreFile, require_h5py, write_file
+from .kinds import STORED_CLASSES, Classes, Kinds
+from .layout import SOFTWARE, Rows, StoreHeader, joined, selected, totals
+from .merge import common_header, open_run, partial_folder, renumbered, write_merged
+from .record import StoredBlend, encoded
 
 logger = logging.getLogger(__name__)
 

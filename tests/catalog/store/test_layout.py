@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdeblend.catalog.store_kinds import lossless
-from jaxdeblend.catalog.store_layout import (
+from jaxdeblend.catalog.store.kinds import lossless
+from jaxdeblend.catalog.store.layout import (
     MIGRATIONS,
     RAGGED,
     SCHEMA_VERSION,
@@ -95,7 +95,7 @@ def test_every_column_says_what_it_holds():
 
 
 def test_every_column_is_documented():
-    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "files.md").read_text()
     rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
     assert rows.keys() == TABLES.keys()
     first = [f"first_{one}" for one in RAGGED.values()]

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 
 import jaxdeblend as jd
 from jaxdeblend.catalog import STORED_CLASSES
-from jaxdeblend.catalog.store_layout import SCHEMA_VERSION, Migration
-from jaxdeblend.catalog.store_merge import partial_folder
+from jaxdeblend.catalog.store.layout import SCHEMA_VERSION, Migration
+from jaxdeblend.catalog.store.merge import partial_folder
 from jaxdeblend.model.parameter import parameters
 from tests import stored_blends
 from tests.conformance.families import members
@@ -279,7 +279,7 @@ def test_shards_give_the_file_of_one_run(path, tmp_path):
 
 
 def test_blocks_of_a_merge_do_not_show(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxdeblend.catalog.store_merge.BLOCK", 1500)
+    monkeypatch.setattr("jaxdeblend.catalog.store.merge.BLOCK", 1500)
     assert filecmp.cmp(write(tmp_path / "one.h5"), write(tmp_path / "two.h5", NUMBERS[::-1], batch=2), shallow=False)
     with jd.ModelStore(path) as store, jd.ModelStore(write(tmp_path / "small.h5")) as small:
         assert [one.id for one in store.records()] == sorted(NUMBERS)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .store_files import LEVEL, StoreFile, write_file
-from .store_layout import MIGRATIONS, RAGGED, TABLES, Migration, Rows, StoreHeader, empty_rows, joined, selected
+from .files import LEVEL, StoreFile, write_file
+from .layout import MIGRATIONS, RAGGED, TABLES, Migration, Rows, StoreHeader, empty_rows, joined, selected
 
 BLOCK = 16_000_000
 """Numbers of models that are in memory together while files are merged or read through."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from ..io import PathLike, atomic_path
-from ..io.planes import open_fits
-from .store_files import FORMAT, write_file
-from .store_layout import (
+from ...io import PathLike, atomic_path
+from ...io.planes import open_fits
+from .files import FORMAT, write_file
+from .layout import (
     MIGRATIONS,
     SCHEMA_VERSION,
     TABLES,
@@ -24,7 +24,7 @@ from .store_layout import (
     with_first_rows,
     without_first_rows,
 )
-from .store_merge import Merged, blocks_of, open_store
+from .merge import Merged, blocks_of, open_store
 
 _CODES = {"int64": "K", "int32": "J", "bool": "L", "uint8": "B", "float32": "E", "float64": "D"}
 _CARDS = {"software": "SOFTWARE", "dtype": "DTYPE"}

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from ..io import PathLike
-from ..model.blend import Blend
-from .store_files import StoreFile
-from .store_kinds import STORED_CLASSES, Classes, Kinds
-from .store_layout import MIGRATIONS, TABLES, Migration, split
-from .store_merge import Merged, open_store, write_merged
-from .store_record import StoredBlend, decoded
+from ...io import PathLike
+from ...model.blend import Blend
+from .files import StoreFile
+from .kinds import STORED_CLASSES, Classes, Kinds
+from .layout import MIGRATIONS, TABLES, Migration, split
+from .merge import Merged, open_store, write_merged
+from .record import StoredBlend, decoded
 
 
 class ModelStore:

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from ..fit import FitResult
-from ..instrument.box import Box
-from ..measure.photometry import Measurements
-from ..model.blend import Blend, Stack
-from ..model.prior import CenterPrior
-from .store_kinds import Kinds, lossless
-from .store_layout import NOT_FITTED, TABLES, Rows, StoreHeader
+from ...fit import FitResult
+from ...instrument.box import Box
+from ...measure.photometry import Measurements
+from ...model.blend import Blend, Stack
+from ...model.prior import CenterPrior
+from .kinds import Kinds, lossless
+from .layout import NOT_FITTED, TABLES, Rows, StoreHeader
 
 MEASURED = {
     "flux": "flux",

@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 import jaxdeblend as jd
-from jaxdeblend.catalog.store_layout import TABLES, Migration
+from jaxdeblend.catalog.store.layout import TABLES, Migration
 from tests.stored_blends import HEADER, assert_same_bits, record
 
 NUMBERS = (7, 3, 12)
@@ -42,7 +42,7 @@ def test_there_and_back_without_the_loss_of_a_bit(stores, tmp_path):
 
 
 def test_large_stores_are_the_same_file_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxdeblend.catalog.store_merge.BLOCK", 1500)
+    monkeypatch.setattr("jaxdeblend.catalog.store.merge.BLOCK", 1500)
     path = write(tmp_path / "models.h5")
     jd.store_to_fits(path, tmp_path / "models.fits")
     jd.store_from_fits(tmp_path / "models.fits", tmp_path / "again.h5")

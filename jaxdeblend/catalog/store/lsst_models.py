@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..fit import Initialization
-from ..fit.ladder import PSF_EDGES, rung
-from ..instrument.box import Box
-from ..io import PathLike
-from ..model.blend import Blend, Stack
-from ..model.component import AbstractComponent, CubeComponent, FactorizedComponent
-from ..model.morphology import ImageMorphology
-from ..model.prior import CenterPrior
-from ..model.spectrum import FreeSpectrum
+from ...fit import Initialization
+from ...fit.ladder import PSF_EDGES, rung
+from ...instrument.box import Box
+from ...io import PathLike
+from ...model.blend import Blend, Stack
+from ...model.component import AbstractComponent, CubeComponent, FactorizedComponent
+from ...model.morphology import ImageMorphology
+from ...model.prior import CenterPrior
+from ...model.spectrum import FreeSpectrum
 
 _HIERARCHIES = ("hierarchical", "hierarchical_blend", "lsst_hierarchical")
 _ABOUT = ("metadata", "psf", "psf_shape", "version", "model_type")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .store_layout import (
+from .layout import (
     MIGRATIONS,
     RAGGED,
     SCHEMA_VERSION,
