@@ -235,8 +235,8 @@ def expand(
     *,
     sparsity: Float[Array, ""] | float,
     passes: int,
-) -> tuple[Float[Array, "source s s"], Float[Array, "source 2"]]:
-    """Stamps and positions of all sources.
+) -> tuple[Float[Array, "source s s"], Float[Array, "source band"], Float[Array, "source 2"]]:
+    """Stamps, spectra and positions of all sources.
 
     Parameters
     ----------
@@ -260,8 +260,8 @@ def expand(
     Returns
     -------
     tuple
-        Smooth stamps (source, s, s) that fall outwards, in flux units of the mean band, and the improved positions. A
-        source without light is given a faint point.
+        Smooth stamps (source, s, s) that fall outwards, in flux units of the mean band, the flux of each source in
+        each band, and the improved positions. A source without light is given a faint point.
     """
     share, bands = band_weights(obs), Image.bands(obs)
     bands = bands.binned(BINNING)
@@ -287,8 +287,8 @@ def expand(
     matrices, vectors = jax.lax.map(
         lambda band: _normal_equations(band, _gaussians(band, ellipses, active, widths)), bands
     )
-    light = _factorized(matrices, vectors, light, share, sparsity)
-    return _stamps(light, ellipses.ellipticity, widths, edge), ellipses.center
+    light, spectra = _factorized(matrices, vectors, light, share, sparsity)
+    return _stamps(light, ellipses.ellipticity, widths, edge), spectra.T, ellipses.center
 
 
 def _gaussians(
@@ -355,20 +355,23 @@ def _factorized(
     light: Float[Array, "source width"],
     share: Float[Array, " band"],
     sparsity: Float[Array, ""] | float,
-) -> Float[Array, "source width"]:
-    """Amplitudes of all sources that have one spectrum each: spectra and amplitudes in turn, each non-negative."""
+) -> tuple[Float[Array, "source width"], Float[Array, "band source"]]:
+    """Amplitudes and spectra of all sources that have one spectrum each, solved in turn, each non-negative."""
     shape = light.shape
     blocks = matrices.reshape(-1, *shape, *shape)
     rights = vectors.reshape(-1, *shape)
+
+    def profile_of(light: Array) -> Array:
+        total = light.sum(axis=1, keepdims=True)
+        point = jnp.zeros_like(light).at[:, 0].set(1.0)  # where a source that lost all its light may come back
+        return jnp.where(total > 0, light / jnp.where(total > 0, total, 1.0), point)
 
     def spectra_of(profile: Array) -> Array:
         matrix = jnp.einsum("nw,bnwmv,mv->bnm", profile, blocks, profile)
         return jax.vmap(lstsq.nonnegative_normal)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
 
     def one_round(_: Array, light: Array) -> Array:
-        total = light.sum(axis=1, keepdims=True)
-        point = jnp.zeros_like(light).at[:, 0].set(1.0)  # where a source that lost all its light may come back
-        profile = jnp.where(total > 0, light / jnp.where(total > 0, total, 1.0), point)
+        profile = profile_of(light)
         spectra = spectra_of(profile)
         matrix = jnp.einsum("bn,bnwmv,bm->nwmv", spectra, blocks, spectra).reshape(light.size, light.size)
         penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
@@ -376,7 +379,8 @@ def _factorized(
         relative = lstsq.nonnegative_normal(matrix, vector, start=profile.reshape(-1))
         return relative.reshape(shape) * (share @ spectra)[:, None]
 
-    return jax.lax.fori_loop(0, COLOR_ROUNDS, one_round, light)
+    light = jax.lax.fori_loop(0, COLOR_ROUNDS, one_round, light)
+    return light, spectra_of(profile_of(light))
 
 
 def _precision(

@@ -86,8 +86,8 @@ def initialize(
     """Make a first model of all sources of a blend from their positions.
 
     Shapes begin as multi-Gaussian expansions fitted jointly to all bands (`jaxdeblend.fit.expansion`), spectra as the
-    joint, weighted, non-negative least-squares solution for these shapes. Positions begin where the expansions fit best
-    within their errors; the given ones stay the centre of their prior.
+    joint, weighted, non-negative least-squares solution for these expansions, whose fluxes are good to some per cent.
+    Positions begin where the expansions fit best within their errors; the given ones stay the centre of their prior.
 
     Parameters
     ----------
@@ -188,12 +188,12 @@ def initialize_arrays(
     inside = lies_inside(positions, obs)
     centers = jnp.where(inside[:, None], positions, 0.0)
     lit = active & inside
-    shapes, improved = expand(
+    shapes, spectra, improved = expand(
         obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
     )
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
     sources = Blend(centers, CenterPrior(positions, jnp.where(inside, error, 0.0)), (), active, obs.shape)
-    return with_shapes(sources, obs, shapes, jnp.zeros_like(active), options)
+    return with_shapes(sources, obs, shapes, jnp.zeros_like(active), options, spectra=spectra)
 
 
 def with_shapes(
@@ -202,8 +202,10 @@ def with_shapes(
     shapes: Float[Array, "source s s"],
     points: Bool[Array, " source"],
     options: Initialization,
+    *,
+    spectra: Float[Array, "source band"] | None = None,
 ) -> Blend:
-    """A blend of sources of these shapes, with the spectra that go best with them.
+    """A blend of sources of these shapes.
 
     Parameters
     ----------
@@ -217,6 +219,8 @@ def with_shapes(
         Sources that are point sources, and remain so, whatever their shape.
     options
         Constraints, priors, numbers of components.
+    spectra
+        Flux of each source in each band; by default the spectra that go best with the shapes are solved for.
 
     Returns
     -------
@@ -230,11 +234,14 @@ def with_shapes(
     point = points | (significance < options.point_below)
     star = prox.normalized(obs.model_psf.stamp(shapes.shape[-1])[0])[0]
     shapes = jnp.where(point[:, None, None], star[None], shapes)
-    images, source, lit = _components(shapes, lit, jnp.where(point, 0.0, significance), options)
+    amplitude = jnp.ones((len(peak), len(obs.bands)), peak.dtype)
+    if spectra is not None:
+        amplitude = spectra / shapes.sum(axis=(-2, -1))[:, None]
+    images, source, lit, height = _components(shapes, lit, jnp.where(point, 0.0, significance), options)
     step = jnp.where(point[source], 0.0, 0.01)
-    stacks = _stacks(images, source, lit, step, peak, len(obs.bands), options)
+    stacks = _stacks(images, amplitude[source] * height[:, None], source, lit, step, peak, options)
     blend = Blend(sources.centers, sources.center_prior, stacks, sources.active, sources.frame)
-    return solve_spectra(blend, obs, render_terms(blend, obs))
+    return blend if spectra is not None else solve_spectra(blend, obs, render_terms(blend, obs))
 
 
 _initialize = eqx.filter_jit(initialize_arrays)
@@ -251,15 +258,15 @@ def _components(
     lit: Bool[Array, " source"],
     significance: Float[Array, " source"],
     options: Initialization,
-) -> tuple[Float[Array, "component s s"], Array, Array]:
-    """Stamps, source numbers and activity of the components: one a source, or bulges behind the disks.
+) -> tuple[Float[Array, "component s s"], Array, Array, Float[Array, " component"]]:
+    """Stamps, source numbers, activity and heights of the components: one a source, or bulges behind the disks.
 
     How many sources may have two is counted from those that are lit, so that dark ones change nothing; the slots are
     for all.
     """
     number = jnp.arange(shapes.shape[0])
     if options.max_components == 1:
-        return shapes, number, lit
+        return shapes, number, lit, jnp.ones(len(shapes), shapes.dtype)
     slots, allowed = max(1, (len(lit) + 1) // 4), jnp.maximum(1, (jnp.sum(lit) + 1) // 4)
     brightest = jnp.argsort(-significance)[:slots]
     bright = (significance[brightest] > options.two_above) & (jnp.arange(slots) < allowed)
@@ -267,30 +274,30 @@ def _components(
     disk = jnp.where(two[:, None, None], jnp.minimum(shapes, options.split) / options.split, shapes)
     bulge = jnp.maximum(shapes[brightest] - options.split, 0.0) / (1 - options.split)
     lit = jnp.concatenate([lit, (lit & two)[brightest]])
-    return jnp.concatenate([disk, bulge]), jnp.concatenate([number, brightest]), lit
+    height = jnp.concatenate([jnp.where(two, options.split, 1.0), jnp.full(slots, 1 - options.split, shapes.dtype)])
+    return jnp.concatenate([disk, bulge]), jnp.concatenate([number, brightest]), lit, height
 
 
 def _stacks(
     images: Float[Array, "component s s"],
+    spectra: Float[Array, "component band"],
     source: Int[Array, " component"],
     lit: Bool[Array, " component"],
     step: Float[Array, " component"],
     peak: Float[Array, " source"],
-    n_bands: int,
     options: Initialization,
 ) -> tuple[Stack, ...]:
-    """The components, still without spectra: those that reach furthest in large stamps, the others in small.
+    """The components: those that reach furthest in large stamps, the others in small.
 
     Large stamps go to half as many components as sources are lit, and to dark components where slots are left.
     """
 
     def stack(which: Array | slice, images: Array) -> Stack:
         component = jax.vmap(
-            lambda image, step: FactorizedComponent(
-                FreeSpectrum(jnp.ones(n_bands, image.dtype)),
-                ImageMorphology(image, options.constraints, options.priors, step),
+            lambda image, spectrum, step: FactorizedComponent(
+                FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step)
             )
-        )(images, step[which])
+        )(images, spectra[which], step[which])
         return Stack(component, source[which], lit[which])
 
     n_sources, edge = len(peak), images.shape[-1]

@@ -257,22 +257,24 @@ def _flags(
     end = obs.extent.astype(obs.images.dtype)[None, :] - 1
     border = jnp.minimum(blend.centers, end - blend.centers).min(axis=1)
     near, central = _surroundings(blend, obs, reach)
-    good = obs.weights > 0
-    usable = jnp.einsum("nyx,byx->nb", near, good, preferred_element_type=obs.images.dtype)
-    chi2 = obs.weights * (obs.images - models.sum(axis=0)) ** 2
-    local = jnp.einsum("nyx,byx->n", near.astype(chi2.dtype), chi2) / jnp.maximum(usable.sum(axis=1), 1.0)
+    good = (obs.weights > 0).astype(obs.images.dtype)
+    chi2 = jnp.sum(obs.weights * (obs.images - models.sum(axis=0)) ** 2, axis=0, keepdims=True)
+    # numbers of usable pixels near and at each source, and χ² near it, by one product
+    sums = jnp.concatenate([near, central]) @ jnp.concatenate([good, chi2]).reshape(-1, near.shape[-1]).T
+    (usable, local), at_center = (sums[: len(near), :-1], sums[: len(near), -1]), sums[len(near) :, :-1]
+    missing = near.sum(axis=1, keepdims=True) - usable
     conditions = {
         Flag.OUTSIDE_IMAGE: ~inside,
         Flag.EDGE: inside & (border < reach),
-        Flag.MASKED_CENTER: inside & ~jnp.any(central[:, None] & good[None], axis=(1, 2, 3)),
-        Flag.MASKED_PIXELS: inside & jnp.any(near[:, None] & ~good[None], axis=(1, 2, 3)),
+        Flag.MASKED_CENTER: inside & jnp.all(at_center == 0, axis=1),
+        Flag.MASKED_PIXELS: inside & jnp.any(missing > 0, axis=1),
         Flag.MISSING_BAND: inside & jnp.any(usable == 0, axis=1),
         Flag.SHARED_POSITION: inside & _shares_position(blend),
         Flag.NO_FLUX: jnp.all(flux <= 0, axis=1),
         Flag.NOT_CONVERGED: status == RESULTS.MAX_STEPS,
         Flag.NON_FINITE: status == RESULTS.NON_FINITE,
-        Flag.NO_DATA: (status == RESULTS.NO_DATA) | ~jnp.any(good),
-        Flag.POOR_FIT: inside & (local > POOR_FIT),
+        Flag.NO_DATA: (status == RESULTS.NO_DATA) | ~jnp.any(good > 0),
+        Flag.POOR_FIT: inside & (local > POOR_FIT * jnp.maximum(usable.sum(axis=1), 1.0)),
     }
     bits = [jnp.broadcast_to(jnp.where(met, flag.value, 0), inside.shape) for flag, met in conditions.items()]
     return jnp.stack(bits).sum(axis=0, dtype=int)
@@ -280,14 +282,16 @@ def _flags(
 
 def _surroundings(
     blend: Blend, obs: Observation, reach: Float[Array, ""]
-) -> tuple[Bool[Array, "source y x"], Bool[Array, "source y x"]]:
-    """Pixels within a radius of each source, and the one (on its border: all) on which it lies; no padding."""
+) -> tuple[Float[Array, "source pixel"], Float[Array, "source pixel"]]:
+    """1 on pixels within a radius of each source, and on the one (on its border: all) on which it lies; no padding."""
     bottom, right = obs.extent.astype(obs.images.dtype)
     rows, columns = (jnp.arange(n, dtype=obs.images.dtype) for n in obs.shape)
     real = (rows < bottom)[:, None] & (columns < right)[None, :]
     y = rows[None, :, None] - blend.centers[:, 0, None, None]
     x = columns[None, None, :] - blend.centers[:, 1, None, None]
-    return real[None] & (jnp.hypot(y, x) <= reach), real[None] & (jnp.abs(y) <= 0.5) & (jnp.abs(x) <= 0.5)
+    near = real[None] & (y**2 + x**2 <= reach**2)
+    central = real[None] & (jnp.abs(y) <= 0.5) & (jnp.abs(x) <= 0.5)
+    return tuple(which.reshape(len(which), -1).astype(obs.images.dtype) for which in (near, central))
 
 
 def _shares_position(blend: Blend) -> Bool[Array, " source"]:

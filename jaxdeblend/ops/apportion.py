@@ -69,10 +69,11 @@ def blendedness(
     """
     positive = jnp.maximum(models, 0.0)
     # in units of each model's maximum: squares of fluxes leave the range of float32 easily
-    peak = _safe(positive.max(axis=(-2, -1), keepdims=True))
-    own, everything = positive / peak, positive.sum(axis=0, keepdims=True) / peak
-    self_overlap, overlap = (own**2).sum(axis=(-2, -1)), (own * everything).sum(axis=(-2, -1))
-    return jnp.where(overlap > 0, 1 - self_overlap / _safe(overlap), 0.0)
+    peak = _safe(positive.max(axis=(-2, -1)))
+    own = (positive / peak[:, None, None]).reshape(len(models), -1)
+    products = own @ own.T
+    overlap = products @ peak / peak
+    return jnp.where(overlap > 0, 1 - jnp.diagonal(products) / _safe(overlap), 0.0)
 
 
 def _safe(value: Float[Array, "..."]) -> Float[Array, "..."]:
