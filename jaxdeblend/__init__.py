@@ -26,6 +26,7 @@ from .fit import RESULTS as RESULTS
 from .fit import FitResult as FitResult
 from .fit import Initialization as Initialization
 from .fit import ProximalAdam as ProximalAdam
+from .fit import add_sources as add_sources
 from .fit import fit as fit
 from .fit import initialize as initialize
 from .fit import log_likelihood as log_likelihood

@@ -1,5 +1,6 @@
 """How model and data meet: rendering, likelihood, optimizer, the fit, initial models."""
 
+from .extend import add_sources as add_sources
 from .initialize import Initialization as Initialization
 from .initialize import initialize as initialize
 from .likelihood import log_likelihood as log_likelihood
