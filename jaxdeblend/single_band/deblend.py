@@ -9,7 +9,7 @@ import jax
 from ..instrument.host import TRACING, settings_of_this_thread, usable_cores
 from .blend import BlendArrays, Children, deblend_arrays
 from .config import SingleBandConfig
-from .pack import Bucket, Item, pack
+from .pack import MAX_PIXELS, Bucket, Item, pack
 from .result import SingleBandResult, result_of, undivided
 
 FEW_SOURCES = 16
@@ -87,9 +87,10 @@ def deblend_single_band_batch(
 ) -> list[SingleBandResult]:
     """Separate the sources of many images, of any shapes and numbers of peaks, in few compiled programs.
 
-    Images, PSFs and lists of peaks are padded to a short ladder of sizes; blends of the same rungs go through one
-    program together. Once a rung has been seen, nothing is compiled for it again. The results are those of
-    `deblend_single_band`.
+    Images, PSFs and lists of peaks are padded to a short ladder of sizes, with one program for each; once a rung has
+    been seen, nothing is compiled for it again. On a CPU each core takes one blend at a time; on an accelerator a fixed
+    number of blends share a call. The results are those of `deblend_single_band`, and do not depend on the blends that
+    come with one, on a CPU to the last bit.
 
     Parameters
     ----------
@@ -179,7 +180,8 @@ def _deblended(items: list[Item], config: SingleBandConfig) -> Iterator[tuple[in
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="jaxdeblend") as pool:
         # two calls that need the same program must not both compile it
         for groups in (first, others):
-            for results in map(call, groups) if len(groups) == 1 else pool.map(call, groups):
+            alone = groups if len(groups) == 1 else [group for group in groups if group[0].cost > MAX_PIXELS]
+            for results in (*map(call, alone), *pool.map(call, [group for group in groups if group not in alone])):
                 yield from results
 
 

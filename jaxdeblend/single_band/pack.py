@@ -30,7 +30,7 @@ LANES = 16
 """Most blends that share a call on an accelerator."""
 
 MAX_PIXELS = 2**24
-"""Pixels of all templates of a call, about; fewer blends share it where there are more."""
+"""Pixels of all templates that are made at a time, about: fewer blends share a call, and larger ones are alone."""
 
 
 @dataclass(frozen=True)
