@@ -7,7 +7,6 @@ blend waits for the slowest of its company, and the host is asked for once in a 
 """
 
 import itertools
-import threading
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -20,16 +19,13 @@ from ..fit.initialize import Initialization, initialize_arrays
 from ..fit.loop import FitResult, FitState, Problem
 from ..fit.optimizer import ProximalAdam
 from ..fit.render import render_terms
-from ..instrument.host import AnyArray
+from ..instrument.host import TRACING, AnyArray
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF
 from ..measure.photometry import Measurements, measure_arrays
 from .plan import Bucket, Item, lane_of, pack
 from .result import Deblended, unpack
-
-TRACING = threading.Lock()
-"""Held while JAX reads a program, before it compiles it: two threads that do so at a time may disturb each other."""
 
 TURNS = 4
 """A quarter of the lanes is filled anew in each turn."""

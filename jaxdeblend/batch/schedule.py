@@ -1,10 +1,9 @@
 """Which blends run when: groups for the calls of programs, and threads that make the calls."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import jax
@@ -12,6 +11,7 @@ import jax
 from ..fit.initialize import Initialization
 from ..fit.ladder import rung
 from ..fit.optimizer import ProximalAdam
+from ..instrument.host import settings_of_this_thread, usable_cores
 from .lanes import Calls, Lanes, Numbered, Settings
 from .plan import Bucket
 from .result import Deblended
@@ -109,7 +109,7 @@ class Schedule:
 
     def run(self, numbered: Iterable[Numbered]) -> Iterator[tuple[int, Deblended]]:
         """Numbers and results as they finish."""
-        source, as_here = iter(numbered), _settings_of_this_thread()
+        source, as_here = iter(numbered), settings_of_this_thread()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="jaxdeblend") as pool:
             try:
                 while True:
@@ -212,18 +212,4 @@ def _workers() -> int:
     """Threads that make calls: two for each core of a CPU, for an accelerator two, half of which pack and unpack."""
     if jax.default_backend() != "cpu":
         return 2
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2 * cores
-
-
-def _settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:
-    """What makes another thread compute as this one: JAX keeps precision and device for each thread."""
-    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-
-    @contextmanager
-    def settings() -> Iterator[None]:
-        with jax.enable_x64(x64), jax.default_device(device):
-            yield
-
-    return settings
+    return 2 * usable_cores()

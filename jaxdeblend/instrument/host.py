@@ -1,7 +1,12 @@
-"""Arrays that stay on the side where they are: NumPy on the host, JAX on the device.
+"""Arrays that stay on the side where they are: NumPy on the host, JAX on the device; and the threads of the host.
 
 Host work in NumPy compiles nothing, so that inputs of ever new shapes cost no compilation.
 """
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,9 @@ from jaxtyping import Array, Float
 
 AnyArray = Array | np.ndarray
 """A NumPy or a JAX array."""
+
+TRACING = threading.Lock()
+"""Held while JAX reads a program, before it compiles it: two threads that do so at a time may disturb each other."""
 
 
 def host_or_device(values: object) -> Float[AnyArray, "..."]:
@@ -45,3 +53,35 @@ def default_dtype() -> np.dtype:
     'f'
     """
     return jax.dtypes.canonicalize_dtype(float)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use.
+
+    Examples
+    --------
+    >>> usable_cores() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:
+    """What makes another thread compute as this one: JAX keeps precision and device for each thread.
+
+    Examples
+    --------
+    >>> as_here = settings_of_this_thread()
+    >>> with as_here():
+    ...     default_dtype()
+    dtype('float32')
+    """
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    @contextmanager
+    def settings() -> Iterator[None]:
+        with jax.enable_x64(x64), jax.default_device(device):
+            yield
+
+    return settings

@@ -1,11 +1,12 @@
 """One blend of fixed shape, from pixels to children; lifted over blends by `jax.vmap`."""
 
 import functools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..ops import stamps
 from . import templates as stages
@@ -107,7 +108,7 @@ class Children(eqx.Module):
     flags: Int[Array, "*lane source"]
 
 
-def deblend_arrays(blend: BlendArrays, config: SingleBandConfig, fit_radius: int) -> Children:
+def deblend_arrays(blend: BlendArrays, config: SingleBandConfig, fit_radius: int, *, in_turn: bool) -> Children:
     """Templates of all peaks, and the image divided between them.
 
     Parameters
@@ -118,24 +119,22 @@ def deblend_arrays(blend: BlendArrays, config: SingleBandConfig, fit_radius: int
         Options.
     fit_radius
         Half of the edge of the stamps that PSFs are fitted on, at least ⌈1.5 FWHM⌉.
+    in_turn
+        Whether templates are made one by one, which costs nothing for padding, or all at once.
 
     Returns
     -------
     Children
         What every source gets.
     """
-    return divide(blend, make_templates(blend, config, fit_radius), config)
+    return divide(blend, make_templates(blend, config, fit_radius, in_turn=in_turn), config)
 
 
-def make_templates(blend: BlendArrays, config: SingleBandConfig, fit_radius: int) -> Templates:
+def make_templates(blend: BlendArrays, config: SingleBandConfig, fit_radius: int, *, in_turn: bool) -> Templates:
     """Templates of all peaks of a blend; the parameters are those of `deblend_arrays`."""
-    fits = fit_all(blend, config, fit_radius)
     pixels = _pixels(blend)
-    symmetric, raw, flags = jax.vmap(functools.partial(_extended, blend, config, fit_radius))(
-        pixels, blend.centers - pixels.astype(blend.centers.dtype)
-    )
-    point = jax.vmap(functools.partial(_point, blend))(fits, pixels)
-    images = jnp.where(fits.is_psf[:, None, None], point, symmetric)
+    one = functools.partial(_template, blend, config, fit_radius)
+    fits, images, raw, flags = _for_each(one, blend.active, in_turn=in_turn)
     finite = jnp.isfinite(images).all(axis=(-2, -1))
     images = jnp.where((blend.active & finite)[:, None, None], images, 0.0)
     weights = jnp.ones_like(blend.fwhm, shape=blend.active.shape)
@@ -199,18 +198,41 @@ def divide(blend: BlendArrays, templates: Templates, config: SingleBandConfig) -
     )
 
 
-def fit_all(blend: BlendArrays, config: SingleBandConfig, fit_radius: int) -> PSFFit:
-    """Fits of the PSF to all peaks; the parameters are those of `deblend_arrays`."""
+def _for_each(one: Callable[[Int[Array, ""]], PyTree], active: Bool[Array, " source"], *, in_turn: bool) -> PyTree:
+    """What becomes of each peak; in turn, those behind the last active one are left at 0."""
+    numbers = jnp.arange(len(active))
+    if not in_turn:
+        return jax.vmap(one)(numbers)
+    shapes = jax.eval_shape(one, numbers[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros((len(active), *leaf.shape), leaf.dtype), shapes)
+
+    def turn(number: Array, found: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda of_all, new: jax.lax.dynamic_update_index_in_dim(of_all, new, number, 0), found, one(number)
+        )
+
+    # few programs mean much padding: it must not take time
+    return jax.lax.fori_loop(0, jnp.max(jnp.where(active, numbers + 1, 0)), turn, start)
+
+
+def _template(
+    blend: BlendArrays, config: SingleBandConfig, fit_radius: int, number: Int[Array, ""]
+) -> tuple[PSFFit, Float[Array, "y x"], Float[Array, "y x"], Int[Array, ""]]:
+    """The fit of the PSF to a peak, its template, the symmetric one that it was made from, and flags."""
+    pixel = _pixels(blend)[number]
+    around = surroundings(blend, number, pixel, fit_radius, config.max_neighbors)
     limits = (config.psf_chisq, config.psf_chisq_derivatives, config.psf_chisq_moved)
+    fit = fit_psf(around, blend.psf, blend.fwhm, limits)
+    if not config.fit_psf:
+        unused = jnp.zeros_like(fit.is_psf), jnp.zeros_like(fit.flags)
+        fit = eqx.tree_at(lambda fit: (fit.is_psf, fit.flags), fit, unused)
+    offset = blend.centers[number] - pixel.astype(blend.centers.dtype)
 
-    def one(number: Array, pixel: Array) -> PSFFit:
-        around = surroundings(blend, number, pixel, fit_radius, config.max_neighbors)
-        return fit_psf(around, blend.psf, blend.fwhm, limits)
+    def point() -> tuple[Array, Array, Array]:
+        image = _point(blend, fit, pixel)
+        return image, jnp.zeros_like(image), jnp.asarray(0)
 
-    fits = jax.vmap(one)(jnp.arange(len(blend.active)), _pixels(blend))
-    if config.fit_psf:
-        return fits
-    return eqx.tree_at(lambda f: (f.is_psf, f.flags), fits, (jnp.zeros_like(fits.is_psf), jnp.zeros_like(fits.flags)))
+    return fit, *jax.lax.cond(fit.is_psf, point, lambda: _extended(blend, config, fit_radius, pixel, offset))
 
 
 def surroundings(

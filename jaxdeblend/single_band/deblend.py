@@ -2,13 +2,18 @@
 
 import functools
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
+from ..instrument.host import TRACING, settings_of_this_thread, usable_cores
 from .blend import BlendArrays, Children, deblend_arrays
 from .config import SingleBandConfig
-from .pack import Bucket, Item, pack
+from .pack import MAX_PIXELS, Bucket, Item, pack
 from .result import SingleBandResult, result_of, undivided
+
+FEW_SOURCES = 16
+"""Peaks of a blend that a CPU takes one by one; more than that are shared among the cores."""
 
 
 def deblend_single_band(
@@ -82,9 +87,10 @@ def deblend_single_band_batch(
 ) -> list[SingleBandResult]:
     """Separate the sources of many images, of any shapes and numbers of peaks, in few compiled programs.
 
-    Images, PSFs and lists of peaks are padded to a short ladder of sizes; blends of the same rungs go through one
-    program together. Once a rung has been seen, nothing is compiled for it again. The results are those of
-    `deblend_single_band`.
+    Images, PSFs and lists of peaks are padded to a short ladder of sizes, with one program for each; once a rung has
+    been seen, nothing is compiled for it again. On a CPU each core takes one blend at a time; on an accelerator a fixed
+    number of blends share a call. The results are those of `deblend_single_band`, and do not depend on the blends that
+    come with one, on a CPU to the last bit.
 
     Parameters
     ----------
@@ -117,17 +123,23 @@ def deblend_single_band_batch(
     options = SingleBandConfig() if config is None else config
     items = _checked(list(blends), footprints, masks, options)
     results = [undivided(item) for item in items]
-    for bucket, numbers in _groups(items):
-        children = jax.device_get(run(pack([items[k] for k in numbers], bucket), options, bucket.fit_radius))
-        for lane, k in enumerate(numbers):
-            results[k] = result_of(items[k], jax.tree.map(lambda array, lane=lane: array[lane], children))
+    for number, result in _deblended(items, options):
+        results[number] = result
     return results
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def run(blends: BlendArrays, config: SingleBandConfig, fit_radius: int) -> Children:
     """Children of blends that have been padded to one shape, one in each lane; see `deblend_arrays`."""
-    return jax.vmap(lambda blend: deblend_arrays(blend, config, fit_radius))(blends)
+    n_lanes, n_sources = blends.active.shape
+    with TRACING:
+        if n_lanes > 1:
+            return jax.vmap(lambda blend: deblend_arrays(blend, config, fit_radius, in_turn=False))(blends)
+        # without a lane, what a condition excludes costs nothing
+        blend = jax.tree.map(lambda array: array[0], blends)
+        in_turn = n_sources <= FEW_SOURCES and jax.default_backend() == "cpu"
+        children = deblend_arrays(blend, config, fit_radius, in_turn=in_turn)
+        return jax.tree.map(lambda array: array[None], children)
 
 
 def _checked(blends: list, footprints: Iterable | None, masks: Iterable | None, config: SingleBandConfig) -> list[Item]:
@@ -153,8 +165,28 @@ def _item(number: int, n_blends: int, blend: tuple, footprint: object, mask: obj
         raise
 
 
-def _groups(items: list[Item]) -> Iterator[tuple[Bucket, list[int]]]:
-    """Blends that go through one program together; as many as there are lanes, so that none is empty.
+def _deblended(items: list[Item], config: SingleBandConfig) -> Iterator[tuple[int, SingleBandResult]]:
+    """Numbers and results of the blends in which anything is deblended."""
+    as_here = settings_of_this_thread()
+
+    def call(group: tuple[Bucket, list[int]]) -> list[tuple[int, SingleBandResult]]:
+        bucket, numbers = group
+        with as_here():
+            children = jax.device_get(run(pack([items[k] for k in numbers], bucket), config, bucket.fit_radius))
+        lanes = [jax.tree.map(lambda array, lane=lane: array[lane], children) for lane in range(len(numbers))]
+        return [(k, result_of(items[k], lane)) for k, lane in zip(numbers, lanes, strict=True)]
+
+    first, others = _groups(items)
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="jaxdeblend") as pool:
+        # two calls that need the same program must not both compile it
+        for groups in (first, others):
+            alone = groups if len(groups) == 1 else [group for group in groups if group[0].cost > MAX_PIXELS]
+            for results in (*map(call, alone), *pool.map(call, [group for group in groups if group not in alone])):
+                yield from results
+
+
+def _groups(items: list[Item]) -> tuple[list[tuple[Bucket, list[int]]], list[tuple[Bucket, list[int]]]]:
+    """Blends that share a call, large ones first: a group of each bucket, and all others.
 
     Those in which nothing is deblended need none.
     """
@@ -162,8 +194,9 @@ def _groups(items: list[Item]) -> Iterator[tuple[Bucket, list[int]]]:
     for number, item in enumerate(items):
         if item.active.any():
             members.setdefault(item.bucket, []).append(number)
-    for bucket, numbers in members.items():
-        for lanes in bucket.lanes:
-            while len(numbers) >= lanes:
-                yield bucket, numbers[:lanes]
-                numbers = numbers[lanes:]
+    first, others = [], []
+    for bucket, numbers in sorted(members.items(), key=lambda pair: -pair[0].cost):
+        groups = [numbers[k : k + bucket.lanes] for k in range(0, len(numbers), bucket.lanes)]
+        first.append((bucket, groups[0]))
+        others += [(bucket, group) for group in groups[1:]]
+    return first, others

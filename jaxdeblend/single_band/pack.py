@@ -4,26 +4,33 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..fit.initialize import check_centers
-from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, rung
+from ..fit.ladder import IMAGE_EDGES, rung
 from ..instrument.host import default_dtype, host_or_device
 from ..instrument.psf import AbstractPSF, ImagePSF
 from .blend import BlendArrays
 from .config import SingleBandConfig
 from .flags import SingleBandFlag
 
-FIT_RADII = (4, 6, 8, 12, 16, 24, 32, 48)
-"""Half-widths of the stamps that PSFs are fitted on."""
+SOURCE_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
+"""Numbers of peaks; few, as padding them costs little."""
 
-LANES = (1, 4, 16)
-"""Numbers of blends that one program deblends at once."""
+PIXELS_PER_SOURCE = 12
+"""Edge of a blend in pixels for each of its peaks, usually; fewer peaks do not get a program of their own."""
+
+PSF_SIZES = ((51, 8), (81, 12), (127, 20), (201, 32))
+"""Edges of PSFs, and half-widths of the stamps that they are fitted on, which grow with them."""
+
+LANES = 16
+"""Most blends that share a call on an accelerator."""
 
 MAX_PIXELS = 2**24
-"""Pixels of all templates of a program, about; fewer blends go together where there are more."""
+"""Pixels of all templates that are made at a time, about: fewer blends share a call, and larger ones are alone."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,32 @@ class Bucket:
     n_sources: int
     fit_radius: int
 
+    @classmethod
+    def of(cls, shape: tuple[int, int], psf_edge: int, n_sources: int, fit_radius: int) -> "Bucket":
+        """The smallest rungs that hold a blend: the ladders are short and depend on each other.
+
+        Examples
+        --------
+        >>> Bucket.of((60, 52), 33, 3, 6)
+        Bucket(image_edge=64, psf_edge=51, n_sources=8, fit_radius=8)
+        """
+        edge = rung(max(shape), IMAGE_EDGES)
+        beyond = max(psf_edge, PSF_SIZES[-1][0]), max(fit_radius, PSF_SIZES[-1][1])
+        sizes = [size for size in PSF_SIZES if psf_edge <= size[0] and fit_radius <= size[1]]
+        psf_edge, fit_radius = (sizes or [beyond])[0]
+        return cls(edge, psf_edge, rung(max(n_sources, edge // PIXELS_PER_SOURCE), SOURCE_COUNTS), fit_radius)
+
     @property
-    def lanes(self) -> tuple[int, ...]:
-        """Numbers of blends that may go together, falling."""
-        room = MAX_PIXELS // (self.n_sources * self.image_edge**2)
-        return tuple(lanes for lanes in reversed(LANES) if lanes <= max(room, 1))
+    def cost(self) -> int:
+        """What buckets are ordered by, about the time of a call."""
+        return self.image_edge**2 * self.n_sources
+
+    @property
+    def lanes(self) -> int:
+        """Blends that share a call, always so many: one on a CPU, where the data of one fill the cache of a core."""
+        if jax.default_backend() == "cpu":
+            return 1
+        return max(1, min(LANES, MAX_PIXELS // self.cost))
 
 
 @dataclass(frozen=True)
@@ -106,12 +134,7 @@ class Item:
     @functools.cached_property
     def bucket(self) -> Bucket:
         """The smallest rungs that hold the blend."""
-        return Bucket(
-            image_edge=rung(max(self.image.shape), IMAGE_EDGES),
-            psf_edge=rung(self.psf.shape[0], PSF_EDGES),
-            n_sources=rung(max(len(self.centers), 1), SOURCE_COUNTS),
-            fit_radius=rung(int(np.ceil(1.5 * self.fwhm)), FIT_RADII),
-        )
+        return Bucket.of(self.image.shape, self.psf.shape[0], len(self.centers), int(np.ceil(1.5 * self.fwhm)))
 
     @property
     def active(self) -> Bool[np.ndarray, " source"]:
@@ -131,7 +154,7 @@ def pack(items: Sequence[Item], bucket: Bucket) -> BlendArrays:
     Parameters
     ----------
     items
-        Blends.
+        At least one blend, at most as many as there are lanes; the last one is in all lanes that are left, too.
     bucket
         Shapes.
 
@@ -141,6 +164,7 @@ def pack(items: Sequence[Item], bucket: Bucket) -> BlendArrays:
         Arrays (lane, …).
     """
     lanes = [_padded(item, bucket) for item in items]
+    lanes += [lanes[-1]] * (bucket.lanes - len(lanes))
     return BlendArrays(**{name: jnp.asarray(np.stack([lane[name] for lane in lanes])) for name in lanes[0]})
 
 

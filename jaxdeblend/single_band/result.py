@@ -165,7 +165,8 @@ def result_of(item: Item, children: Children) -> SingleBandResult:
     fits, weights = children.templates.fits, children.templates.weights
 
     def frames(values: AnyArray) -> np.ndarray:
-        return np.asarray(values)[..., :height, :width]
+        """A copy, so that the padding is not kept in memory."""
+        return np.array(values[..., :height, :width])
 
     def numbers(values: AnyArray) -> np.ndarray:
         """NaN where nothing was fitted."""
@@ -175,9 +176,9 @@ def result_of(item: Item, children: Children) -> SingleBandResult:
     with np.errstate(invalid="ignore"):
         pixel = np.floor(item.centers + 0.5)
     return SingleBandResult(
-        children=frames(children.images)[:n],
-        variances=frames(children.variances)[:n],
-        templates=frames(children.templates.images)[:n],
+        children=frames(children.images[:n]),
+        variances=frames(children.variances[:n]),
+        templates=frames(children.templates.images[:n]),
         unassigned=frames(children.unassigned),
         footprint=frames(children.footprint),
         centers=item.centers,

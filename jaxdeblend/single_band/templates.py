@@ -202,15 +202,19 @@ def ramped(
     near = jnp.abs(jnp.arange(-reach, reach + 1, dtype=psf.dtype)) <= width
     profile = jnp.where(near[:, None] & near[None, :], psf / psf[reach, reach], 0.0)
     unseen = inside & ~region & (_share_seen(inside, shift) < 0.5)
-    wings = _dilated(border, profile, needed & unseen.any())
+    wings = _dilated(border, profile, jnp.where(needed & unseen.any(), width, -1.0))
     added = needed & unseen & (wings > 0)
     return jnp.where(added, wings, template), region | added, added.any()
 
 
-def _dilated(stamp: Float[Array, "s s"], profile: Float[Array, "w w"], needed: Bool[Array, ""]) -> Float[Array, "s s"]:
-    """The largest of all shifted and scaled profiles, max_e t(e) P(p - e); 0, at no cost, if it is not needed."""
+def _dilated(stamp: Float[Array, "s s"], profile: Float[Array, "w w"], width: Float[Array, ""]) -> Float[Array, "s s"]:
+    """The largest of all shifted and scaled profiles, max_e t(e) P(p - e).
+
+    Only rows of the profile within a width of its middle are used; of a negative width none, at no cost.
+    """
     edge, reach = stamp.shape[0], profile.shape[0] // 2
     padded = jnp.pad(stamp, reach)
+    used = jnp.minimum(width, reach).astype(int)
 
     def row(number: int | Array, largest: Array) -> Array:
         rows = jax.lax.dynamic_slice(padded, (2 * reach - number, 0), (edge, edge + 2 * reach))
@@ -219,7 +223,7 @@ def _dilated(stamp: Float[Array, "s s"], profile: Float[Array, "w w"], needed: B
             largest = jnp.maximum(largest, profile[number, column] * rows[:, first : first + edge])
         return largest
 
-    return jax.lax.fori_loop(0, jnp.where(needed, 2 * reach + 1, 0), row, jnp.zeros_like(stamp))
+    return jax.lax.fori_loop(reach - used, reach + used + 1, row, jnp.zeros_like(stamp))
 
 
 def grown(mask: Bool[Array, "y x"]) -> Bool[Array, "y x"]:

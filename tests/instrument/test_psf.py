@@ -59,6 +59,15 @@ def test_one_image_is_a_psf_of_one_band():
     assert jd.ImagePSF(np.ones((5, 5))).n_bands == 1
 
 
+@pytest.mark.parametrize("edge", [5, 21])
+def test_fwhm_of_images_is_that_of_finer_ones_on_host_and_device(edge):
+    stamps = np.asarray(jd.MoffatPSF([2.5, 4.0], ellipticity=(0.2, 0.1)).stamp(edge))
+    fine = np.asarray(jax.image.resize(stamps, (2, 4 * edge, 4 * edge), method="cubic"))
+    area = (fine > 0.5 * fine.max(axis=(1, 2), keepdims=True)).sum(axis=(1, 2)) / 16
+    for psf in (jd.ImagePSF(stamps), jd.ImagePSF(jnp.asarray(stamps))):
+        np.testing.assert_allclose(psf.fwhm(), 2 * np.sqrt(area / np.pi), rtol=1e-6)
+
+
 def test_images_stay_where_they_are():
     host, device = jd.ImagePSF(np.ones((1, 5, 5))), jd.ImagePSF(jnp.ones((1, 5, 5)))
     assert isinstance(host.stamps, np.ndarray) and isinstance(host.stamp(7), np.ndarray)

@@ -1,4 +1,7 @@
+import logging
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from jaxdeblend.single_band import (
     deblend_single_band_batch,
 )
 from jaxdeblend.single_band.deblend import run
-from jaxdeblend.single_band.pack import Item
+from jaxdeblend.single_band.pack import Bucket, Item
 
 PSF = jd.MoffatPSF(4.0)
 EDGE = 32
@@ -152,20 +155,55 @@ def test_of_too_many_peaks_the_brightest_are_deblended():
     assert ((item.flags & SingleBandFlag.TOO_MANY_PEAKS) != 0).tolist() == [True, False]
 
 
-def test_ragged_blends_are_what_they_are_alone_and_compile_once():
-    image = scene()
-    shapes = [(32, 32), (30, 25), (26, 31), (32, 28), (29, 30)]
-    blends = [(image[:h, :w], 0.01, PSF, CENTERS[: 1 + k % 2]) for k, (h, w) in enumerate(shapes)]
-    together = deblend_single_band_batch(blends)
-    alone = [deblend_single_band(*blend) for blend in blends[:2]]
+def ragged(shapes, seed, psf_edge):
+    """Blends of these shapes, with 1 to 5 peaks and a PSF that has been cut out to an edge."""
+    rng = np.random.default_rng(seed)
+    image, stamp = scene() + rng.normal(0, 0.1, (EDGE, EDGE)), np.asarray(PSF.stamp(psf_edge)[0])
+    peaks = [np.concatenate([CENTERS[:1], rng.uniform(4, 20, (k % 5, 2))]) for k in range(len(shapes))]
+    return [(image[:h, :w], 0.01, stamp, centers) for (h, w), centers in zip(shapes, peaks, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Ragged blends, and what a batch makes of them."""
+    blends = ragged([(32, 32), (30, 25), (26, 31), (32, 28), (29, 30)], 1, 33)
+    return blends, deblend_single_band_batch(blends)
+
+
+def compilations(caplog):
+    return [record for record in caplog.records if record.getMessage().startswith("Finished XLA compilation")]
+
+
+def test_another_batch_compiles_nothing(together, caplog):
+    others = ragged([(27, 29), (31, 24), (25, 32), (28, 28), (32, 30), (24, 27), (30, 31)], 2, 29)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        results = deblend_single_band_batch(others)
+        assert not compilations(caplog)
+        jax.jit(lambda x: x + 1)(jnp.zeros(3))
+        assert compilations(caplog), "what counts compilations must see one"
+    assert [result.children.shape for result in results] == [(len(blend[3]), *blend[0].shape) for blend in others]
+    assert all(np.isfinite(result.children).all() and result.children.any() for result in results)
+
+
+def test_company_and_order_do_not_matter_to_the_last_bit(together):
+    blends, results = together
+    backwards = deblend_single_band_batch(blends[::-1])[::-1]
+    alone = [deblend_single_band(*blend) for blend in blends]
+    for others in (backwards, alone):
+        for result, other in zip(results, others, strict=True):
+            for name in ("children", "templates", "unassigned", "psf_chisq", "flags"):
+                np.testing.assert_array_equal(getattr(result, name), getattr(other, name))
+
+
+def test_lanes_of_an_accelerator_are_filled_up_and_change_nothing(together, monkeypatch):
+    blends, results = together
+    monkeypatch.setattr(Bucket, "lanes", 4)
     compiled = run._cache_size()
-    again = deblend_single_band_batch([(image[:27, :29], 0.02, PSF, CENTERS)] * 5)
-    assert run._cache_size() == compiled
-    assert [len(result.flags) for result in again] == [2] * 5
-    for blend, one, other in zip(blends, together, alone, strict=False):
-        assert one.children.shape == (len(blend[3]), *blend[0].shape)
-        np.testing.assert_allclose(one.children, other.children, atol=1e-3)
-        np.testing.assert_array_equal(one.flags, other.flags)
+    for result, other in zip(results, deblend_single_band_batch(blends), strict=True):
+        assert other.children.shape == result.children.shape
+        np.testing.assert_allclose(other.children, result.children, atol=1e-3)
+        np.testing.assert_array_equal(other.flags, result.flags)
+    assert run._cache_size() == compiled + 1, "four and one are one program"
 
 
 @pytest.mark.parametrize(
