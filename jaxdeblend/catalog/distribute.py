@@ -233,6 +233,8 @@ class Distributor:
         if not units:
             return
         with connected(self.workers) as client:
+            if not client.nthreads():
+                logger.warning("the scheduler has no workers yet: the run waits for some")
             suspects: list[WorkUnit] = []
             yield from self._through(client, chunks(units, self.chunk), suspects)
             if suspects:

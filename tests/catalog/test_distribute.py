@@ -37,7 +37,7 @@ def exposure():
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """A folder of compiled programs."""
+    """A folder of compiled programs, so that one process alone waits for the compiler."""
     folder = tmp_path_factory.mktemp("programs")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     reset_cache()
@@ -53,12 +53,13 @@ def alone(exposure, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(exposure, cache, tmp_path_factory):
-    """Two processes. One compiles, and all others find its program in the cache."""
-    with local_workers(2) as client:
-        path = tmp_path_factory.mktemp("first") / "models.h5"
-        deblend_catalog(exposure, CENTERS[4:], config=CONFIG, store=path, workers=client)
-        yield client
+def client(alone):
+    """Two processes under the settings of the tests, so that they find the program of this one in the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
+        patch.setenv("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+        with local_workers(2) as client:
+            yield client
 
 
 def same(one, two):
