@@ -1,5 +1,6 @@
 """A whole exposure: detect, deblend every footprint, measure, and put it together again."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -10,7 +11,6 @@ import numpy as np
 from astropy.table import QTable, Table
 from jaxtyping import Float
 
-from ..batch import Deblended, first_sources
 from ..detect import Detection, detect
 from ..fit import Initialization, ProximalAdam
 from ..instrument.box import Box
@@ -18,19 +18,11 @@ from ..instrument.observation import Observation
 from ..io import Exposure, PathLike, SourceModel
 from ..io.masks import any_of, bad_pattern
 from .config import DeblendConfig
+from .distribute import CHUNK, Distributor, Job
 from .plan import WorkUnit, make_plan, plan_digest
-from .records import (
-    FAILED,
-    SKIPPED,
-    Outcome,
-    fitted_record,
-    parent_table,
-    source_table,
-    stored_tables,
-    unfitted_record,
-)
-from .running import Finished, Runner
-from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
+from .records import SKIPPED, Outcome, parent_table, source_table, stored_tables, unfitted_record
+from .running import Cutter, Runner
+from .store import StoreHeader, StoreWriter, partial_folder
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +151,8 @@ def deblend_catalog(
     store: PathLike,
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
+    workers: object | None = None,
+    chunk: int = CHUNK,
 ) -> StoredCatalog: ...
 
 
@@ -176,6 +170,8 @@ def deblend_catalog(
     store: PathLike | None = None,
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
+    workers: object | None = None,
+    chunk: int = CHUNK,
 ) -> CatalogResult | StoredCatalog:
     """Detect, deblend and measure all sources of an exposure.
 
@@ -217,6 +213,12 @@ def deblend_catalog(
         Whether to go on with the store if there is one: what is in it is not fitted again.
     shard
         (i, n): of the blends, fit only the i-th of n parts, from 1. See `jaxdeblend.merge_stores`.
+    workers
+        Processes that fit, for a store: a number of them to start on this machine, the address of a Dask scheduler, or
+        a ``distributed.Client``. By default this process fits. What comes out is the same, bit for bit, on devices of
+        the same kind.
+    chunk
+        Most blends that are sent to a worker at a time.
 
     Returns
     -------
@@ -229,6 +231,8 @@ def deblend_catalog(
         If the positions are not (source, 2), or the store is of another run.
     FileExistsError
         If there is a store already, and `resume` is not set.
+    RuntimeError
+        If workers die of a blend, and failures are not caught.
 
     Examples
     --------
@@ -244,6 +248,10 @@ def deblend_catalog(
     settings = DeblendConfig() if config is None else config
     if store is not None and (threshold, options, optimizer) != (None, None, None):
         raise ValueError("threshold, options, optimizer: with a store, give them in config, which is kept there.")
+    if workers is not None and store is None:
+        raise ValueError("workers: they fit for a store only; give store as well.")
+    if chunk < 1:
+        raise ValueError(f"chunk: got {chunk}; give the number of blends that are sent together, at least 1.")
     exposure = _with_bad_planes(exposure, settings.bad_mask)
     whole = exposure.observation()
     detection = detect(
@@ -254,26 +262,27 @@ def deblend_catalog(
         exposure, detection, positions, config, pseudo=_pseudo(centers, len(positions), settings), margin=margin
     )
     logger.info("%d sources in %d blends", len(positions), sum(not unit.skip for unit in plan))
+    cutter, catch = Cutter(exposure, positions, errors), config is not None and config.catch_failures
     runner = Runner(
-        exposure,
-        positions,
-        errors,
+        cutter.cut,
         settings.initialization() if options is None else options,
         settings.optimizer() if optimizer is None else optimizer,
-        catch=config is not None and config.catch_failures,
+        catch=catch,
     )
     if store is None:
-        return _in_memory(runner, plan, whole, detection, progress)
+        return _in_memory(cutter, runner, plan, whole, detection, progress)
     header = StoreHeader(
         bands=exposure.bands,
         config=f"{settings.to_toml()}# plan {plan_digest(exposure, positions, errors, plan)}\n",
         wcs="" if exposure.wcs is None else exposure.wcs.to_header_string(relax=True),
     )
-    _into_store(runner, _shard_of(plan, shard), Path(store), header, resume, progress)
+    fitter = runner if workers is None else Distributor(workers, cutter.cut, Job.of(settings, catch=catch), chunk)
+    _into_store(fitter, _shard_of(plan, shard), Path(store), header, resume, progress)
     return StoredCatalog(Path(store), *stored_tables(store, positions), positions, detection)
 
 
 def _in_memory(
+    cutter: Cutter,
     runner: Runner,
     plan: tuple[WorkUnit, ...],
     whole: Observation,
@@ -281,14 +290,14 @@ def _in_memory(
     progress: Callable[[int, int], None] | None,
 ) -> CatalogResult:
     """Fit all units, and put them together in their order."""
-    exposure = runner.exposure
+    exposure = cutter.exposure
     level = STAMP_LEVEL * np.asarray(whole.background_rms)
     records = {unit.id: unfitted_record(unit, SKIPPED + unit.skip) for unit in plan if unit.skip}
     models: dict[int, np.ndarray] = {}
     sources: dict[int, SourceModel] = {}
     todo = [unit for unit in plan if not unit.skip]
     for done in runner.run(todo):
-        record, own = _recorded(done, runner.positions)
+        record, own = done.recorded()
         records[record.id] = record
         if own is not None:
             models[record.id] = np.nan_to_num(own.model)
@@ -304,7 +313,7 @@ def _in_memory(
     for number in sorted(models):
         model[(slice(None), *records[number].box.slices)] += models[number]
     return CatalogResult(
-        table=source_table(runner.positions, exposure.bands, exposure.wcs, outcomes),
+        table=source_table(cutter.positions, exposure.bands, exposure.wcs, outcomes),
         model=model,
         residual=np.where(exposure.mask, np.float32(np.nan), exposure.images - model),
         sources=tuple(sources[row] for row in sorted(sources)),
@@ -314,7 +323,7 @@ def _in_memory(
 
 
 def _into_store(
-    runner: Runner,
+    fitter: Runner | Distributor,
     units: tuple[WorkUnit, ...],
     path: Path,
     header: StoreHeader,
@@ -330,18 +339,11 @@ def _into_store(
             if unit.skip:
                 writer.append(unfitted_record(unit, SKIPPED + unit.skip))
         fits = [unit for unit in todo if not unit.skip]
-        for done in runner.run(fits):
-            writer.append(_recorded(done, runner.positions)[0])
-            if progress is not None:
-                progress(1, len(fits))
-
-
-def _recorded(done: Finished, positions: np.ndarray) -> tuple[StoredBlend, Deblended | None]:
-    """Record of a unit, and what was fitted of its own sources."""
-    if done.result is None or done.obs is None:
-        return unfitted_record(done.unit, FAILED + done.error), None
-    own = first_sources(done.result, done.unit.n_own)
-    return fitted_record(done.unit, positions, done.obs, done.result, own), own
+        with contextlib.closing(fitter.records(fits)) as records:
+            for record in records:
+                writer.append(record)
+                if progress is not None:
+                    progress(1, len(fits))
 
 
 def _shard_of(plan: tuple[WorkUnit, ...], shard: tuple[int, int]) -> tuple[WorkUnit, ...]:

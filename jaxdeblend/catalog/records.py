@@ -87,7 +87,7 @@ def fitted_record(
     unit
         The unit.
     positions
-        Positions of all rows of the catalog.
+        Positions of its rows, in pixels of the exposure.
     obs
         What it was fitted to.
     result
@@ -126,7 +126,7 @@ def _own_pixels(unit: WorkUnit, positions: Float[np.ndarray, "source 2"]) -> np.
     """Pixels of the window that are nearest to one of the unit's own sources."""
     y, x = np.indices(unit.box.shape)
     pixels = np.stack([y + unit.box.start[0], x + unit.box.start[1]], axis=-1)
-    nearest = np.asarray(KDTree(positions[unit.rows]).query(pixels.reshape(-1, 2))[1])
+    nearest = np.asarray(KDTree(positions).query(pixels.reshape(-1, 2))[1])
     return (nearest < unit.n_own).reshape(unit.box.shape)
 
 

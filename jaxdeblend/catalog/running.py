@@ -3,22 +3,71 @@
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from ..batch import Deblended, deblend, deblend_stream
+from ..batch import Deblended, deblend, deblend_stream, first_sources
 from ..fit import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..io import Exposure
 from .plan import WorkUnit
+from .records import FAILED, fitted_record, unfitted_record
+from .store import StoredBlend
 
 logger = logging.getLogger(__name__)
 
 BORDER = 1e-3
 """Positions keep this distance from the border of the window, in pixels."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cutout:
+    """A work unit with all that its fit needs.
+
+    Attributes
+    ----------
+    unit
+        The unit.
+    obs
+        What it is fitted to.
+    positions, errors
+        Positions (y, x) of its rows in pixels of the exposure, and their 1σ errors.
+    """
+
+    unit: WorkUnit
+    obs: Observation
+    positions: Float[np.ndarray, "source 2"]
+    errors: Float[np.ndarray, " source"]
+
+    @property
+    def centers(self) -> Float[np.ndarray, "source 2"]:
+        """Positions in the pixels of the unit's window."""
+        return local_positions(self.positions, self.unit.box)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cutter:
+    """Cuts out of an exposure what the fits of work units need.
+
+    Attributes
+    ----------
+    exposure
+        The exposure.
+    positions, errors
+        Positions (y, x) of all rows in pixels, and their 1σ errors.
+    """
+
+    exposure: Exposure
+    positions: Float[np.ndarray, "source 2"]
+    errors: Float[np.ndarray, " source"]
+
+    def cut(self, unit: WorkUnit) -> Cutout:
+        """Cut out what one unit needs."""
+        obs = self.exposure.observation(unit.box, exclude=unit.exclude)
+        return Cutout(unit, obs, self.positions[unit.rows], self.errors[unit.rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,8 +78,8 @@ class Finished:
     ----------
     unit
         The unit.
-    obs
-        What it was fitted to.
+    cutout
+        What it was fitted to, None if it failed.
     result
         The fit, None if it failed.
     error
@@ -38,7 +87,7 @@ class Finished:
     """
 
     unit: WorkUnit
-    obs: Observation | None = None
+    cutout: Cutout | None = None
     result: Deblended | None = None
     error: str = ""
 
@@ -49,6 +98,13 @@ class Finished:
         logger.warning("blend %d failed: %s", unit.id, text)
         return cls(unit, error=text)
 
+    def recorded(self) -> tuple[StoredBlend, Deblended | None]:
+        """Record of the unit, and what was fitted of its own sources."""
+        if self.result is None or self.cutout is None:
+            return unfitted_record(self.unit, FAILED + self.error), None
+        own = first_sources(self.result, self.unit.n_own)
+        return fitted_record(self.unit, self.cutout.positions, self.cutout.obs, self.result, own), own
+
 
 @dataclasses.dataclass(eq=False)
 class Runner:
@@ -56,19 +112,15 @@ class Runner:
 
     Attributes
     ----------
-    exposure
-        The exposure.
-    positions, errors
-        Positions (y, x) of all rows in pixels, and their 1σ errors.
+    cut
+        Cuts out what the fit of a unit needs.
     options, optimizer
         As for `jaxdeblend.deblend`.
     catch
         Whether a unit that fails with an error is told of, instead of ending the run.
     """
 
-    exposure: Exposure
-    positions: Float[np.ndarray, "source 2"]
-    errors: Float[np.ndarray, " source"]
+    cut: Callable[[WorkUnit], Cutout]
     options: Initialization | None
     optimizer: ProximalAdam | None
     catch: bool
@@ -98,8 +150,13 @@ class Runner:
         for unit in todo.values():
             yield self._alone(unit)
 
+    def records(self, units: Sequence[WorkUnit]) -> Generator[StoredBlend, None, None]:
+        """Records of units as they finish."""
+        for done in self.run(units):
+            yield done.recorded()[0]
+
     def _streamed(self, units: Sequence[WorkUnit]) -> Iterator[Finished]:
-        waiting: dict[int, tuple[WorkUnit, Observation]] = {}
+        waiting: dict[int, Cutout] = {}
         failed: deque[Finished] = deque()
         errors: deque[np.ndarray] = deque()
 
@@ -107,16 +164,16 @@ class Runner:
             number = 0
             for unit in units:
                 try:
-                    obs = self.observation(unit)
+                    cutout = self.cut(unit)
                 except Exception as error:
                     if not self.catch:
                         raise
                     failed.append(Finished.failed(unit, error))
                     continue
-                waiting[number] = unit, obs
+                waiting[number] = cutout
                 number += 1
-                errors.append(self.errors[unit.rows])
-                yield obs, self.inside(unit)
+                errors.append(cutout.errors)
+                yield cutout.obs, cutout.centers
 
         def errors_as_read() -> Iterator[np.ndarray]:
             while errors:
@@ -126,24 +183,19 @@ class Runner:
         for number, result in stream:
             while failed:
                 yield failed.popleft()
-            yield Finished(*waiting.pop(number), result)
+            cutout = waiting.pop(number)
+            yield Finished(cutout.unit, cutout, result)
         yield from failed
 
     def _alone(self, unit: WorkUnit) -> Finished:
         try:
-            obs, error = self.observation(unit), self.errors[unit.rows]
-            result = deblend(obs, self.inside(unit), center_error=error, options=self.options, optimizer=self.optimizer)
+            one = self.cut(unit)
+            result = deblend(
+                one.obs, one.centers, center_error=one.errors, options=self.options, optimizer=self.optimizer
+            )
         except Exception as error:
             return Finished.failed(unit, error)
-        return Finished(unit, obs, result)
-
-    def observation(self, unit: WorkUnit) -> Observation:
-        """Cut out what a unit is fitted to."""
-        return self.exposure.observation(unit.box, exclude=unit.exclude)
-
-    def inside(self, unit: WorkUnit) -> Float[np.ndarray, "source 2"]:
-        """Positions in the pixels of the unit's window."""
-        return local_positions(self.positions[unit.rows], unit.box)
+        return Finished(unit, one, result)
 
 
 def local_positions(positions: Float[np.ndarray, "source 2"], box: Box) -> Float[np.ndarray, "source 2"]:

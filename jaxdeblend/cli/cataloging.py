@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from astropy.table import QTable, Table
 
 from .._version import __version__
 from ..catalog import DeblendConfig, deblend_catalog, merge_stores, stored_tables
+from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
 from ..io import read_description, read_positions, write_catalog
 from ..io.files import atomic_path
@@ -34,6 +36,8 @@ class CatalogOptions:
     origin: int = 0
     resume: bool = False
     shard: tuple[int, int] = (1, 1)
+    workers: int | str | None = None
+    chunk: int = CHUNK
     kind: str = "ecsv"
 
     @property
@@ -61,6 +65,11 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     for there in (options.store, partial_folder(options.store)):
         if there.exists() and not options.resume:
             raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+    if options.workers is not None:
+        require_distributed()
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # the GPU of this process is one of the workers'
     exposure = read_description(options.exposure).read()
     centers = None
     if options.peaks is not None:
@@ -76,6 +85,8 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
             store=options.store,
             resume=options.resume,
             shard=options.shard,
+            workers=options.workers,
+            chunk=options.chunk,
             progress=progress,
         )
     y, x = result.positions.T

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .. import _version
+from ..catalog.distribute import CHUNK
 from ..psf_match import MatchConfig
 from ..psf_match.match import SOLVERS
 from ..single_band import SingleBandConfig
@@ -173,9 +174,18 @@ _kind_option = click.option(
 @click.option("--origin", type=click.Choice(["0", "1"]), default="0", help="Number of the first pixel in --peaks.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; what it finished is kept.")
 @click.option("--shard", type=Shard(), default="1/1", help="Fit only the i-th of n parts: 2/8.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that fit on this machine.  [default: this one]")
+@click.option("--scheduler", help="Instead: those of the Dask scheduler at this address, tcp://host:8786.")
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    default=CHUNK,
+    show_default=True,
+    help="Most blends that a worker is sent at a time.",
+)
 @_kind_option
 @common_options
-def deblend_catalog(origin: str, **options: Any) -> int:
+def deblend_catalog(origin: str, workers: int | None, scheduler: str | None, **options: Any) -> int:
     """Deblend a large exposure into a store of models, so that the run can stop and go on.
 
     EXPOSURE is a TOML file that describes it: bands, images, psf or psf_fwhm, and whatever else is needed.
@@ -192,9 +202,13 @@ def deblend_catalog(origin: str, **options: Any) -> int:
     Examples:
       jaxdeblend deblend-catalog exposure.toml -o out/
       jaxdeblend deblend-catalog exposure.toml -o out/ --resume
+      jaxdeblend deblend-catalog exposure.toml -o out/ --workers 8
+      jaxdeblend deblend-catalog exposure.toml -o out/ --scheduler tcp://node1:8786
       jaxdeblend deblend-catalog exposure.toml -o out/ --shard 2/8    then, after all: jaxdeblend merge out/
     """  # noqa: D301
-    text, code = run_deblend_catalog(CatalogOptions(origin=int(origin), **options))
+    if workers is not None and scheduler is not None:
+        raise click.UsageError("give --workers, which are started here, or --scheduler, which has its own.")
+    text, code = run_deblend_catalog(CatalogOptions(origin=int(origin), workers=workers or scheduler, **options))
     click.echo(text)
     return code
 

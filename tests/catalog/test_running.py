@@ -169,14 +169,14 @@ def test_pieces_agree_with_the_whole(exposure, whole, monkeypatch):
         np.testing.assert_allclose(cut.table[f"flux_{band}"][:2], FLUX[:2, number], rtol=0.1)
 
 
-@pytest.mark.parametrize("place", ["observation", "unpack"])
+@pytest.mark.parametrize("place", ["cut", "unpack"])
 def test_failures_are_caught(place, exposure, whole, monkeypatch):
-    observe, stream = running.Runner.observation, running.deblend_stream
+    cut, stream = running.Cutter.cut, running.deblend_stream
 
-    def observation(self, unit):
-        if unit.id == 1 and place == "observation":
+    def cut_or_fail(self, unit):
+        if unit.id == 1 and place == "cut":
             raise ValueError("no\nluck")
-        return observe(self, unit)
+        return cut(self, unit)
 
     def deblend_stream(blends, **given):
         for count, one in enumerate(stream(blends, **given)):
@@ -184,10 +184,10 @@ def test_failures_are_caught(place, exposure, whole, monkeypatch):
                 raise RuntimeError("no luck")
             yield one
 
-    monkeypatch.setattr(running.Runner, "observation", observation)
+    monkeypatch.setattr(running.Cutter, "cut", cut_or_fail)
     monkeypatch.setattr(running, "deblend_stream", deblend_stream)
     found = deblend_catalog(exposure, CENTERS, config=SHORT)
-    if place == "observation":
+    if place == "cut":
         assert found.parents["error"].tolist()[1] == "ValueError: no luck" and found.parents["failed"].sum() == 1
         failed = np.char.startswith(found.table["skip_reason"].tolist(), "failed")
         np.testing.assert_array_equal(failed, found.table["blend"] == 1)

@@ -5,7 +5,7 @@ import pytest
 from astropy.table import QTable, Table
 
 import jaxdeblend as jd
-from jaxdeblend.cli import run
+from jaxdeblend.cli import cataloging, run
 from tests import star_field
 
 pytest.importorskip("click")
@@ -92,6 +92,7 @@ def test_shards_are_merged(arguments, output, tmp_path, capsys):
     [
         (["none.toml"], r"none.toml: no such file"),
         (["{folder}/exposure.toml", "--shard", "3/2"], "'3/2' is no part of a whole"),
+        (["{folder}/exposure.toml", "--workers", "2", "--scheduler", "tcp://here:1"], "give --workers, which are"),
         (["{folder}/exposure.toml", "--config", "{folder}/exposure.toml"], "unknown key 'bands'; did you mean"),
         (["{folder}/exposure.toml", "--peaks", "{folder}/none.ecsv"], "none.ecsv: no such file"),
     ],
@@ -100,6 +101,37 @@ def test_bad_input_is_one_line_and_leaves_nothing(options, message, folder, tmp_
     given = [option.format(folder=folder) for option in options]
     assert run(["deblend-catalog", *given, "-o", str(tmp_path / "out")]) == 2
     assert message in one_line(capsys) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "chunk"),
+    [
+        ([], None, 64),
+        (["--workers", "3"], 3, 64),
+        (["--scheduler", "tcp://here:1", "--chunk", "500"], "tcp://here:1", 500),
+    ],
+)
+def test_workers_are_passed_on(options, workers, chunk, arguments, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")  # as it was, in the end
+    given = {}
+
+    def deblended(*_, **options):
+        given.update(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr(cataloging, "deblend_catalog", deblended)
+    assert run([*arguments, "-o", str(tmp_path / "out"), *options]) == 2
+    assert (given["workers"], given["chunk"]) == (workers, chunk)
+
+
+@pytest.mark.slow
+def test_processes_write_the_same_files(arguments, output, tmp_path):
+    pytest.importorskip("distributed")
+    out = tmp_path / "out"
+    assert run([*arguments, "-o", str(out), "--workers", "2", "--chunk", "1"]) == 1
+    for name in ("catalog.ecsv", "parents.ecsv", "positions.ecsv", "models.h5"):
+        assert (out / name).read_bytes() == (output / name).read_bytes(), name
 
 
 def test_nothing_to_merge(tmp_path, capsys):
