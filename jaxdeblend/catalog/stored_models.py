@@ -1,7 +1,7 @@
 """The blends of a store as observed: rendered in a few compiled programs, some sources at a time."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from ..io import Exposure, LazyExposure
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from .plan import NO_PARENT
+from .records import Outcome, stored_outcomes
 from .store import ModelStore, StoredBlend
 
 TOGETHER = 32
@@ -77,26 +78,20 @@ class StoredModels:
     def __init__(self, store: ModelStore, exposure: AnyExposure, bands: Sequence[str] | None = None):
         self.store, self.exposure = store, exposure
         self.bands = exposure.bands if bands is None else tuple(bands)
-        self.in_store, self.in_exposure = (_numbers(self.bands, names) for names in (store.header.bands, exposure.bands))
-        blends, sources = store.table("blends"), store.table("sources")
-        self.reasons = store.reasons()
-        self.boxes = {int(row["id"]): _box(row) for row in blends}
-        for number, box in self.boxes.items():
-            if exposure.box.overlap(box) != box:
-                raise ValueError(
-                    f"exposure: got one of shape {exposure.shape}, but blend {number} of the store has the window "
-                    f"{box}; give the exposure that the store was made of."
-                )
-        ids, row = np.asarray(sources["blend"]), np.asarray(sources["row"])
-        starts = np.searchsorted(ids, [*self.boxes, np.inf])
-        self.rows = {one: row[starts[k] : starts[k + 1]] for k, one in enumerate(self.boxes)}
+        self.in_store = _numbers(self.bands, store.header.bands)
+        self.in_exposure = _numbers(self.bands, exposure.bands)
+        outcomes = list(stored_outcomes(store))
+        check_windows(outcomes, exposure.box)
+        self.rows = {one.id: one.rows for one in outcomes}
+        self.boxes = {one.id: one.box for one in outcomes}
+        self.reasons = {one.id: one.reason for one in outcomes if one.reason}
+        self._parent = {one.id: one.parent for one in outcomes}
         self.blends_of: dict[int, list[int]] = {}
-        for number, parent in sorted(zip(self.boxes, np.asarray(blends["parent"]).tolist(), strict=True), key=_by_parent):
-            self.blends_of.setdefault(parent, []).append(number)
-        self._ids = np.array([number for number in self.boxes if number not in self.reasons], int)
-        corners = [(*self.boxes[number].start, *self.boxes[number].stop) for number in self._ids.tolist()]
-        self._corners = np.array(corners, int).reshape(-1, 4)
-        self._parent = {number: parent for parent, numbers in self.blends_of.items() for number in numbers}
+        for one in sorted(outcomes, key=lambda one: (one.parent == NO_PARENT, one.parent, one.id)):
+            self.blends_of.setdefault(one.parent, []).append(one.id)
+        fitted = [one for one in outcomes if not one.reason]
+        self._ids = np.array([one.id for one in fitted], int)
+        self._corners = np.array([(*one.box.start, *one.box.stop) for one in fitted], int).reshape(-1, 4)
         self._psf = self._stamps(exposure.psf) if isinstance(exposure.psf, AbstractPSF) else None
         self._model_psf = None if store.header.model_psf is None else ImagePSF(store.header.model_psf[None])
         self.model = functools.lru_cache(maxsize=KEPT_SUMS)(self._model)
@@ -181,7 +176,7 @@ class StoredModels:
     def _rendered(
         self, record: StoredBlend, sources: Int[np.ndarray, " source"], *, together: bool
     ) -> Float[np.ndarray, "some band y x"]:
-        """Models of a few sources, or their sum, through a program for windows and numbers that are at least as large."""
+        """Models of a few sources, or their sum, through a program for windows at least as large."""
         height, width = record.box.shape
         edge = rung(max(height, width), IMAGE_EDGES)
         count = rung(len(sources), SOURCE_COUNTS)
@@ -204,6 +199,16 @@ class StoredModels:
         """The PSF of the bands."""
         stamps = np.asarray(psf.stamp(psf.edge))
         return ImagePSF(stamps if len(stamps) == 1 else stamps[self.in_exposure])
+
+
+def check_windows(outcomes: Iterable[Outcome], box: Box) -> None:
+    """Refuse an exposure beyond whose box the windows of blends reach."""
+    for one in outcomes:
+        if box.overlap(one.box) != one.box:
+            raise ValueError(
+                f"exposure: got one of shape {box.shape}, but blend {one.id} of the store has the window {one.box}; "
+                "give the exposure that the store was made of."
+            )
 
 
 def within(box: Box, outer: Box) -> tuple:
@@ -274,13 +279,3 @@ def _numbers(bands: tuple[str, ...], known: tuple[str, ...]) -> Int[np.ndarray, 
     if missing := [band for band in bands if band not in known]:
         raise ValueError(f"bands: got {missing[0]!r}; give some of {', '.join(known)}.")
     return np.array([known.index(band) for band in bands], np.int32)
-
-
-def _box(row: object) -> Box:
-    y0, x0, height, width = (int(row[name]) for name in ("y0", "x0", "height", "width"))  # type: ignore[index]
-    return Box((y0, x0), (height, width))
-
-
-def _by_parent(pair: tuple[int, int]) -> tuple[bool, int, int]:
-    """Order of blends by parent; what has none comes last."""
-    return pair[1] == NO_PARENT, pair[1], pair[0]

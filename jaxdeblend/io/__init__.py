@@ -8,6 +8,7 @@ from .exposure import Exposure as Exposure
 from .exposure_files import open_exposure as open_exposure
 from .exposure_files import read_exposure as read_exposure
 from .exposure_writing import write_exposure as write_exposure
+from .exposure_writing import write_mask as write_mask
 from .files import PathLike as PathLike
 from .files import atomic_path as atomic_path
 from .files import paths_of_bands as paths_of_bands
