@@ -31,6 +31,7 @@ from .options import (
     optional_exposure_options,
     output_options,
 )
+from .products import products
 from .simulate import simulate
 from .single_band import SingleBandOptions, run_single_band
 from .warmup import run_warmup
@@ -173,6 +174,7 @@ _kind_option = click.option(
 @click.option("--origin", type=click.Choice(["0", "1"]), default="0", help="Number of the first pixel in --peaks.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; what it finished is kept.")
 @click.option("--shard", type=Shard(), default="1/1", help="Fit only the i-th of n parts: 2/8.")
+@click.option("--write-mask", is_flag=True, help="Write masks with the plane NOT_DEBLENDED, too.")
 @_kind_option
 @common_options
 def deblend_catalog(origin: str, **options: Any) -> int:
@@ -186,6 +188,7 @@ def deblend_catalog(origin: str, **options: Any) -> int:
       catalog.ecsv     one row per source, with the reason where it was not fitted
       parents.ecsv     one row per parent: pieces, chi2, steps, what was skipped or failed
       positions.ecsv   position of each row before the fit
+      mask.fits        with --write-mask: MASK_<band>, with NOT_DEBLENDED where blends were skipped or failed
       run.json         version, options and counts
 
     \b
@@ -331,6 +334,7 @@ def match_psf(
 
 
 group.add_command(simulate)
+group.add_command(products)
 
 _INPUTS = tuple(field.name for field in dataclasses.fields(Inputs) if field.name not in ("images", "bands"))
 _MATCHING = ("solver", "order", "cell", "kernel_edge", "allow_deconvolution", "mask_share")

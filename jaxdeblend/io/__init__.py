@@ -18,6 +18,7 @@ from .masks import DEFAULT_BAD_PLANES as DEFAULT_BAD_PLANES
 from .models import ModelFile as ModelFile
 from .models import SourceModel as SourceModel
 from .models import read_models as read_models
+from .models import write_cubes as write_cubes
 from .models import write_models as write_models
 from .nddata import exposure_from_nddata as exposure_from_nddata
 from .planes import FilePlanes as FilePlanes

@@ -60,7 +60,7 @@ def source(row, box):
         return jd.PointSource(center, np.array(flux))
     radius = np.hypot(*(np.indices((9, 9)) - 4.0))
     morphology = jd.ImageMorphology(jnp.exp(jnp.asarray(-radius / 2)))
-    return jd.Source(center, (jd.FactorizedComponent(jd.FreeSpectrum(jnp.array(flux) / 20), morphology),), box.shape)
+    return jd.Source(center, (jd.FactorizedComponent(jd.FreeSpectrum(jnp.array(flux) / 20), morphology),))
 
 
 @pytest.fixture(scope="module")
