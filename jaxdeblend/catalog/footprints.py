@@ -121,7 +121,7 @@ def update_footprints(
     band: str,
     redistribute_image: bool | Float[np.ndarray, "y x"] = False,
     threshold: float = THRESHOLD,
-    parents: Iterable[int] | None = None,
+    parents: Iterable[int | np.integer] | None = None,
 ) -> Iterator[ParentFootprints]:
     """Make the footprints of all sources of a store in one band, parent by parent.
 
@@ -188,7 +188,7 @@ def update_footprints(
                 f"redistribute_image: got shape {image.shape} for the exposure of shape {exposure.shape}; give an "
                 "image (y, x) on its pixels."
             )
-    wanted = list(models.blends_of) if parents is None else list(parents)
+    wanted = list(models.blends_of) if parents is None else [int(parent) for parent in parents]
     if unknown := [parent for parent in wanted if parent not in models.blends_of]:
         raise ValueError(f"parents: got {unknown[0]}, but {store.path} has no such parent.")
     division = Division(models, threshold, redistribute=redistribute_image is not False, image=image)

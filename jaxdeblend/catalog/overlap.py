@@ -108,6 +108,6 @@ def _overlap(
     """The three metrics of one source."""
     level = np.maximum(level, ROUNDING * model.max(axis=(1, 2)))
     spans = np.any(model > level[:, None, None], axis=0)
-    others = np.where(spans, np.maximum(total - model, 0), 0)
+    others = np.where(spans, total - model, 0)
     largest, flux, own = others.max(axis=(1, 2)), others.sum(axis=(1, 2)), model.sum(axis=(1, 2))
     return np.stack([largest, flux, np.where(own > 0, flux / np.where(own > 0, own, 1), np.nan)])

@@ -20,7 +20,7 @@ MARGIN = 4
 def render_image(
     store: ModelStore,
     exposure: AnyExposure,
-    ids: Iterable[int] | None = None,
+    ids: Iterable[int | np.integer] | None = None,
     *,
     bands: Sequence[str] | None = None,
     box: Box | None = None,
@@ -171,7 +171,7 @@ class Cutout:
 def cutout(
     store: ModelStore,
     exposure: AnyExposure,
-    id: int,  # noqa: A002 (the name of the column)
+    id: int | np.integer,  # noqa: A002 (the name of the column)
     *,
     bands: Sequence[str] | None = None,
     box: Box | None = None,
@@ -221,15 +221,16 @@ def cutout(
     (50, 0.0)
     """
     models = StoredModels(store, exposure, bands)
-    blend, place = models.find(id)
+    row = int(id)
+    blend, place = models.find(row)
     if blend in models.reasons:
-        raise ValueError(f"id: source {id} has no model, for it was not fitted ({models.reasons[blend]}).")
+        raise ValueError(f"id: source {row} has no model, for it was not fitted ({models.reasons[blend]}).")
     box = _footprint_window(models, blend, place, threshold) if box is None else _window(exposure, box)
-    model = _image(models, [id], box)
-    divided = [_part_of_image(models.of_band(band), blend, id, box, threshold) for band in models.bands]
+    model = _image(models, [row], box)
+    divided = [_part_of_image(models.of_band(band), blend, row, box, threshold) for band in models.bands]
     images, mask = _pixels(models, box)
     return Cutout(
-        id=id,
+        id=row,
         box=box,
         bands=models.bands,
         image=images,
@@ -254,7 +255,7 @@ def _pixels(models: StoredModels, box: Box) -> tuple[Float[np.ndarray, "band y x
     return window.images[models.in_exposure], window.mask[models.in_exposure]
 
 
-def _image(models: StoredModels, ids: Iterable[int] | None, box: Box) -> Float[np.ndarray, "band y x"]:
+def _image(models: StoredModels, ids: Iterable[int | np.integer] | None, box: Box) -> Float[np.ndarray, "band y x"]:
     """Model of rows of the catalog, or of all, on a window."""
     wanted = None if ids is None else np.unique(np.fromiter(ids, int))
     if wanted is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def exposure():
 @pytest.fixture(scope="module")
 def truth(store, exposure):
     """Each row as `jd.render_sources` shows its blend, on the whole exposure."""
-    found = {}
+    found, render_sources = {}, eqx.filter_jit(jd.render_sources)
     for record in store.records():
         if record.fit is None:
             continue
@@ -119,7 +120,7 @@ def test_the_image_is_the_sum_of_all_sources(store, exposure, truth):
     np.testing.assert_allclose(model, sum(truth.values()), atol=2e-4)
     stars = jd.render_image(store, exposure, [0, 1])
     near = np.s_[:, 8:28, 10:38]  # windows end beyond
-    np.testing.assert_allclose(stars[near], (observed(0) + observed(1))[near], atol=0.3)  # of 150
+    np.testing.assert_allclose(stars[near], (observed(0) + observed(1))[near], atol=0.5)  # of 170
     np.testing.assert_allclose(stars.sum(axis=(1, 2)), [1500, 1800], rtol=2e-3)
     assert not jd.render_image(store, exposure, [5, 6, 7, 8]).any() and not jd.render_image(store, exposure, []).any()
 
@@ -140,9 +141,9 @@ def test_the_residual_is_nan_where_a_pixel_is_unusable(store, exposure):
 
 
 def test_the_psf_is_that_at_each_blend(store, exposure):
-    def gaussian(position):
+    def gaussian(_, x):
         axis = np.arange(21) - 10.0
-        sigma = 1.2 + position[1] / 100
+        sigma = 1.2 + x / 100
         stamp = np.exp(-0.5 * (axis[:, None] ** 2 + axis[None, :] ** 2) / sigma**2)
         return np.stack([stamp, stamp])
 
