@@ -95,13 +95,13 @@ def exposure():
 @pytest.fixture(scope="module")
 def truth(store, exposure):
     """Each row as `jd.render_sources` shows its blend, on the whole exposure."""
-    found, render_sources = {}, eqx.filter_jit(jd.render_sources)
+    found = {}
+    render_sources = eqx.filter_jit(jd.render_sources)
     for record in store.records():
         if record.fit is None:
             continue
-        for row, cube in zip(
-            record.rows, jd.render_sources(record.blend, exposure.observation(record.box)), strict=True
-        ):
+        cubes = render_sources(record.blend, exposure.observation(record.box))
+        for row, cube in zip(record.rows, cubes, strict=True):
             found[int(row)] = np.zeros((2, *SHAPE), np.float32)
             found[int(row)][(slice(None), *record.box.slices)] = cube
     return found
