@@ -132,8 +132,8 @@ def update_footprints(
 
     This is what ``ScarletModelData.updateCatalogFootprints(catalog, band, psfModel, redistributeImage,
     removeScarletData)`` does in the LSST pipelines. The PSF at each blend is taken from the exposure. There is no
-    ``removeScarletData``: parents are read as they are asked for, and no more than the summed models of the last few are
-    kept for their neighbours, so that memory does not grow with the store.
+    ``removeScarletData``: parents are read as they are asked for, and only the summed models of the last few are kept
+    for their neighbours, so that memory does not grow with the store.
 
     Parameters
     ----------
