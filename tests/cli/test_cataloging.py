@@ -118,11 +118,11 @@ def test_products(folder, output, capsys):
         model, residual = (fits.getdata(output / name, 1) for name in names[:2])
         image = star_field.images()[1:]
         np.testing.assert_allclose(model + residual, image, atol=1e-3)
-        cut = fits.open(output / "cutout_1.fits")
-        y, x = WCS(cut["MODEL"].header, naxis=2).world_to_pixel_values(150.0, 2.0)[::-1]
-        assert (y + cut[0].header["Y0"], x + cut[0].header["X0"]) == pytest.approx((35, 43), abs=1e-3)
-        assert cut[0].header["ID"] == 1 and cut["CLEANED"].header["BUNIT"] == "nJy"
-        np.testing.assert_allclose(cut["CLEANED"].data - cut["MODEL"].data, cut["RESIDUAL"].data, atol=1e-3)
+        with fits.open(output / "cutout_1.fits") as cut:
+            y, x = WCS(cut["MODEL"].header, naxis=2).world_to_pixel_values(150.0, 2.0)[::-1]
+            assert (y + cut[0].header["Y0"], x + cut[0].header["X0"]) == pytest.approx((35, 43), abs=1e-3)
+            assert cut[0].header["ID"] == 1 and cut["CLEANED"].header["BUNIT"] == "nJy"
+            np.testing.assert_allclose(cut["CLEANED"].data - cut["MODEL"].data, cut["RESIDUAL"].data, atol=1e-3)
         assert len(Table.read(output / "overlap.ecsv")) == 4
         assert run([*products, "--model"]) == 2 and "model.fits: exists already" in one_line(capsys)
     finally:
