@@ -3,7 +3,7 @@
     python -m benchmarks.products --size 300 --sources 260
 
 A simulated patch in five bands, with its defects and PSFs that vary, is deblended by short fits into a store. Parents
-of more sources than ``--piece`` are cut in pieces, and the largest is skipped. The footprints are compared with
+of more sources than ``--piece`` are cut in pieces, those of one are skipped. The footprints are compared with
 `jaxdeblend.render_sources` of some stored blends, in σ of the background, and the sum of a parent's sources and of what
 is unassigned with the image, relative to the pixel or to σ, whichever is more.
 """
@@ -19,7 +19,6 @@ import equinox as eqx
 import numpy as np
 
 import jaxdeblend as jd
-from jaxdeblend.catalog import find_parents
 from jaxdeblend.simulate import simulate_patch
 
 COMPARED = 20
@@ -57,10 +56,7 @@ def make_store(size: int, sources: int, piece: int, path: pathlib.Path, *, seed:
         mask_planes=patch.mask_planes,
         wcs=patch.wcs,
     )
-    largest = max(len(parent.rows) for parent in find_parents(exposure, jd.detect(exposure.observation())))
-    config = jd.DeblendConfig(
-        max_iter=15, max_components=1, max_sources_per_piece=piece, max_number_of_peaks=largest - 1
-    )
+    config = jd.DeblendConfig(max_iter=15, max_components=1, max_sources_per_piece=piece, process_singles=False)
     result = jd.deblend_catalog(exposure, config=config, store=path)
     return exposure, len(result.table)
 
@@ -84,7 +80,7 @@ def measure(size: int, sources: int, piece: int, *, seed: int, folder: pathlib.P
     with jd.ModelStore(folder / "models.h5") as store:
         fitted = [record for record in store.records() if record.fit is not None]
         pieces = [len(store.blends_of(parent)) for parent in {record.parent for record in fitted}]
-        list(jd.update_footprints(store, exposure, band=exposure.bands[0]))  # compiles
+        list(jd.update_footprints(store, exposure, band=exposure.bands[0], redistribute_image=True))  # compiles
         models, footprints_s = _timed(lambda: [_footprints(store, exposure, band, False) for band in exposure.bands])
         shares, shares_s = _timed(lambda: [_footprints(store, exposure, band, True) for band in exposure.bands])
         jd.render_image(store, exposure)
