@@ -12,15 +12,15 @@ import numpy as np
 from astropy.table import QTable, Table
 
 from .._version import __version__
-from ..catalog import DeblendConfig, deblend_catalog, merge_stores, stored_tables
+from ..catalog import DeblendConfig, ModelStore, deblend_catalog, mask_not_deblended, merge_stores, stored_tables
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
-from ..io import read_description, read_positions, write_catalog
+from ..io import read_description, read_positions, write_catalog, write_mask
 from ..io.files import atomic_path
 from .work import progress_bar, run_record
 
-STORE, POSITIONS, RUN = "models.h5", "positions.ecsv", "run.json"
-"""Files of the models, of the positions of all rows, and of the run."""
+STORE, POSITIONS, MASK, RUN = "models.h5", "positions.ecsv", "mask.fits", "run.json"
+"""Files of the models, of the positions of all rows, of the masks, and of the run."""
 
 _SHARD = re.compile(r"models-(\d+)-of-(\d+)\.h5(\.partial)?")
 
@@ -38,6 +38,7 @@ class CatalogOptions:
     shard: tuple[int, int] = (1, 1)
     workers: int | str | None = None
     chunk: int = CHUNK
+    write_mask: bool = False
     kind: str = "ecsv"
 
     @property
@@ -61,6 +62,11 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
         What came out, in words, and the exit code.
     """
     started = time.perf_counter()
+    if options.write_mask and options.shard[1] > 1:
+        raise ValueError(
+            "--write-mask: a shard has no mask of its own; once all are merged: "
+            f"jaxdeblend products {options.output} {options.exposure} --mask"
+        )
     config = DeblendConfig() if options.config is None else DeblendConfig.from_toml(options.config)
     for there in (options.store, partial_folder(options.store)):
         if there.exists() and not options.resume:
@@ -96,6 +102,11 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     if options.shard[1] > 1:
         return f"{text}\nwrote {options.store}; once all shards are done: jaxdeblend merge {options.output}", 0
     names = _write(options.output, options.kind, result.table, result.parents, exposure.bands)
+    if options.write_mask:
+        with ModelStore(options.store) as store:
+            marked = mask_not_deblended(store, exposure, detection=result.detection)
+        write_mask(options.output / MASK, marked, overwrite=True)
+        names = (*names, MASK)
     seconds = {"total": time.perf_counter() - started}
     record = run_record(options, counts=counts, seconds=seconds, files=(STORE, *names))
     record["config"] = dataclasses.asdict(config)

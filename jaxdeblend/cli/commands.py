@@ -32,6 +32,7 @@ from .options import (
     optional_exposure_options,
     output_options,
 )
+from .products import products
 from .simulate import simulate
 from .single_band import SingleBandOptions, run_single_band
 from .warmup import run_warmup
@@ -183,6 +184,7 @@ _kind_option = click.option(
     show_default=True,
     help="Most blends that a worker is sent at a time.",
 )
+@click.option("--write-mask", is_flag=True, help="Write masks with the plane NOT_DEBLENDED, too.")
 @_kind_option
 @common_options
 def deblend_catalog(origin: str, workers: int | None, scheduler: str | None, **options: Any) -> int:
@@ -196,6 +198,7 @@ def deblend_catalog(origin: str, workers: int | None, scheduler: str | None, **o
       catalog.ecsv     one row per source, with the reason where it was not fitted
       parents.ecsv     one row per parent: pieces, chi2, steps, what was skipped or failed
       positions.ecsv   position of each row before the fit
+      mask.fits        with --write-mask: MASK_<band>, with NOT_DEBLENDED where blends were skipped or failed
       run.json         version, options and counts
 
     \b
@@ -345,6 +348,7 @@ def match_psf(
 
 
 group.add_command(simulate)
+group.add_command(products)
 
 _INPUTS = tuple(field.name for field in dataclasses.fields(Inputs) if field.name not in ("images", "bands"))
 _MATCHING = ("solver", "order", "cell", "kernel_edge", "allow_deconvolution", "mask_share")

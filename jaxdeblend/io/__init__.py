@@ -8,6 +8,7 @@ from .exposure import Exposure as Exposure
 from .exposure_files import open_exposure as open_exposure
 from .exposure_files import read_exposure as read_exposure
 from .exposure_writing import write_exposure as write_exposure
+from .exposure_writing import write_mask as write_mask
 from .files import PathLike as PathLike
 from .files import atomic_path as atomic_path
 from .files import paths_of_bands as paths_of_bands
@@ -17,6 +18,7 @@ from .masks import DEFAULT_BAD_PLANES as DEFAULT_BAD_PLANES
 from .models import ModelFile as ModelFile
 from .models import SourceModel as SourceModel
 from .models import read_models as read_models
+from .models import write_cubes as write_cubes
 from .models import write_models as write_models
 from .nddata import exposure_from_nddata as exposure_from_nddata
 from .planes import FilePlanes as FilePlanes

@@ -62,6 +62,56 @@ def write_exposure(path: PathLike, exposure: Exposure, *, overwrite: bool = Fals
     return Path(path)
 
 
+def write_mask(path: PathLike, exposure: Exposure, *, overwrite: bool = False) -> Path:
+    """Write the mask of an exposure alone to a FITS file, whole or not at all.
+
+    Each band has an extension MASK_<band> with the bits, the names of their planes (MP_<name>) and the WCS, as in the
+    files of `write_exposure`; ``read_exposure(images, mask=path)`` uses it in place of the images' own.
+
+    Parameters
+    ----------
+    path
+        The file, ``.fits``.
+    exposure
+        The exposure.
+    overwrite
+        Whether the file may exist already.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and `overwrite` is not set.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> from jaxdeblend.io import write_exposure, write_mask
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> exposure = jd.Exposure(np.ones((1, 32, 40)), [1.0], jd.GaussianPSF(1.5), bands="g")
+    >>> marked = exposure.with_plane("STREAK", np.eye(32, 40) > 0)
+    >>> files = write_exposure(folder / "g.fits", exposure), write_mask(folder / "mask.fits", marked)
+    >>> again = jd.read_exposure(files[0], bands="g", psf=exposure.psf, mask=files[1])
+    >>> int(again.plane("STREAK").sum())
+    32
+    """
+    hdus: list[Any] = [fits.PrimaryHDU()]
+    for number, band in enumerate(exposure.bands):
+        bits, planes = _bits(exposure, number)
+        header = fits.Header() if exposure.wcs is None else exposure.wcs.to_header(relax=True)
+        header.extend(_mask_header(planes))
+        hdus.append(_image_hdu(f"MASK_{band}", bits, header))
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        fits.HDUList(hdus).writeto(temporary)
+    return Path(path)
+
+
 def band_files(exposure: Exposure, name: str, layout: str) -> dict[str, Callable[[Path], None]]:
     """What writes each file of an exposure in the layout of a survey.
 

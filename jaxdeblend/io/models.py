@@ -1,6 +1,6 @@
 """Models in FITS: the scene, the residual, and a stamp of each source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,74 @@ def write_models(
     images = [fits.ImageHDU(np.asarray(cube), header, name=name) for name, cube in cubes.items()]
     with atomic_path(path, overwrite=overwrite) as temporary:
         fits.HDUList([fits.PrimaryHDU(header=_band_cards(bands)), *images, _source_table(sources)]).writeto(temporary)
+    return Path(path)
+
+
+def write_cubes(
+    path: PathLike,
+    cubes: Mapping[str, np.ndarray],
+    *,
+    bands: Sequence[str],
+    wcs: WCS | None = None,
+    unit: str | None = None,
+    cards: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write cubes (band, y, x) to a FITS file, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file, ``.fits``.
+    cubes
+        The cubes by the name of their extension; truth values become 0 and 1.
+    bands
+        Names of the bands, written to the cards BAND1, BAND2, ...
+    wcs
+        Celestial coordinates of the cubes.
+    unit
+        Unit of the cubes, but for those of whole numbers.
+    cards
+        More cards for the header of the file.
+    overwrite
+        Whether the file may exist already.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If a cube does not fit the bands.
+    FileExistsError
+        If the file exists and `overwrite` is not set.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> from jaxdeblend.io import write_cubes
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "cutout.fits"
+    >>> cube = np.ones((2, 16, 12), np.float32)
+    >>> _ = write_cubes(path, {"IMAGE": cube, "MASK": cube > 1}, bands="gr", unit="nJy", cards={"ID": 7})
+    >>> fits.getheader(path)["ID"], fits.getdata(path, "MASK").shape
+    (7, (2, 16, 12))
+    """
+    bands = tuple(bands)
+    hdus: list[Any] = [fits.PrimaryHDU(header=_band_cards(bands))]
+    for key, value in (cards or {}).items():
+        hdus[0].header[key] = value
+    for name, cube in cubes.items():
+        if cube.ndim != 3 or len(cube) != len(bands):
+            raise ValueError(f"cubes: got shape {cube.shape} for {name}; give (band, y, x) for the bands {bands}.")
+        pixels = cube.astype(np.uint8) if cube.dtype == bool else cube
+        header = _image_header(bands, wcs, unit if np.issubdtype(pixels.dtype, np.floating) else None)
+        hdus.append(fits.ImageHDU(np.ascontiguousarray(pixels), header, name=name))
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        fits.HDUList(hdus).writeto(temporary)
     return Path(path)
 
 

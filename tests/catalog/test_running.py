@@ -215,6 +215,32 @@ def test_a_stored_catalog_is_the_same(stored, whole):
     np.testing.assert_allclose(stored.table["ra"].value, whole.table["ra"].value, rtol=1e-12)
 
 
+def test_products_of_pieces(exposure, whole, monkeypatch, tmp_path):
+    """A parent in two pieces, of whose pixels no part is lost; the star under bad pixels is skipped."""
+    monkeypatch.setattr(plan, "light_extent", lambda *_: 5.0)
+    chain = np.vstack([STARS[:2], [[24.5, 30.0]], STARS[3:]])
+    config = dataclasses.replace(SHORT, max_sources_per_piece=2, mask_limits={"SAT": 0.01})
+    result = deblend_catalog(exposure, chain, config=config, store=tmp_path / "cut.h5")
+    with jd.ModelStore(result.path) as store:
+        cut = int(result.table["parent"][0])
+        assert len(store.blends_of(cut)) > 1
+        model = jd.render_image(store, exposure, [3, 4, 5])
+        box = jd.Box((30, 50), (42, 38))  # around the star that is skipped
+        np.testing.assert_allclose(model[:, 54:, 76:], whole.model[:, 54:, 76:], atol=0.02)
+        parents = list(jd.update_footprints(store, exposure, band="i", redistribute_image=True))
+        residual = jd.residual_image(store, exposure, box=box)
+        marked = jd.mask_not_deblended(store, exposure, detection=result.detection).plane("NOT_DEBLENDED")
+    assert sorted(source.id for parent in parents for source in parent.sources) == list(range(len(chain)))
+    for parent in parents:
+        image, mask = (array[(1, *parent.box.slices)] for array in (exposure.images, exposure.mask))
+        np.testing.assert_allclose((parent.summed() + parent.unassigned)[~mask], image[~mask], rtol=1e-6, atol=1e-5)
+    first, second = (source.flux for source in parents[cut].sources[:2])
+    np.testing.assert_allclose([first, second], FLUX[:2, 1], rtol=0.1)
+    (lost,) = (source for parent in parents for source in parent.sources if source.reason.startswith("skipped"))
+    assert lost.id == 3 and "SAT" in lost.reason and not lost.area
+    assert marked[:, 40, 70].all() and not marked[:, 60, 86].any() and np.nanmax(residual[1]) > 50
+
+
 def test_an_interrupted_run_goes_on(exposure, stored, tmp_path):
     path = tmp_path / "models.h5"
 

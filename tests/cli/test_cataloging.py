@@ -2,7 +2,9 @@ import json
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import QTable, Table
+from astropy.wcs import WCS
 
 import jaxdeblend as jd
 from jaxdeblend.cli import cataloging, run
@@ -136,3 +138,53 @@ def test_processes_write_the_same_files(arguments, output, tmp_path):
 
 def test_nothing_to_merge(tmp_path, capsys):
     assert run(["merge", str(tmp_path)]) == 2 and "has no shards to merge" in one_line(capsys)
+
+
+def test_products(folder, output, capsys):
+    products = ["products", str(output), str(folder / "exposure.toml")]
+    capsys.readouterr()
+    assert run([*products, "--model", "--residual", "--overlap", "--mask", "--cutout", "1", "--bands", "i"]) == 0
+    names = ["model.fits", "residual.fits", "overlap.ecsv", "mask.fits", "cutout_1.fits"]
+    try:
+        assert f"wrote {', '.join(names)} to" in capsys.readouterr().out
+        model, residual = (fits.getdata(output / name, 1) for name in names[:2])
+        image = star_field.images()[1:]
+        np.testing.assert_allclose(model + residual, image, atol=1e-3)
+        with fits.open(output / "cutout_1.fits") as cut:
+            y, x = WCS(cut["MODEL"].header, naxis=2).world_to_pixel_values(150.0, 2.0)[::-1]
+            assert (y + cut[0].header["Y0"], x + cut[0].header["X0"]) == pytest.approx((35, 43), abs=1e-3)
+            assert cut[0].header["ID"] == 1 and cut["CLEANED"].header["BUNIT"] == "nJy"
+            np.testing.assert_allclose(cut["CLEANED"].data - cut["MODEL"].data, cut["RESIDUAL"].data, atol=1e-3)
+        assert len(Table.read(output / "overlap.ecsv")) == 4
+        assert run([*products, "--model"]) == 2 and "model.fits: exists already" in one_line(capsys)
+    finally:
+        for name in names:
+            (output / name).unlink(missing_ok=True)
+
+
+def test_bad_products(folder, output, capsys):
+    products = ["products", str(output), str(folder / "exposure.toml")]
+    for options, message in (
+        ([], "give at least one of --model"),
+        (["--cutout", "9"], "id: got 9, but"),
+        (["--cutout", "3"], "source 3 has no model, for it was not fitted (skipped: outside the image)"),
+        (["--model", "--bands", "z"], "bands: got 'z'"),
+    ):
+        capsys.readouterr()
+        assert run([*products, *options]) == 2
+        assert message in one_line(capsys)
+
+
+def test_a_mask_is_written(folder, arguments, tmp_path, capsys):
+    """No footprint is round enough: both stars are skipped."""
+    (tmp_path / "config.toml").write_text("max_iter = 12\nmax_components = 1\nmin_footprint_axis_ratio = 1.0\n")
+    given = [*arguments, "--config", str(tmp_path / "config.toml"), "-o", str(tmp_path / "out")]
+    assert run([*given, "--write-mask", "--shard", "1/2"]) == 2 and "jaxdeblend products" in one_line(capsys)
+    assert run([*given, "--write-mask"]) == 1
+    again = jd.read_exposure(
+        str(folder / "field_{band}.fits"), bands=star_field.BANDS, psf=star_field.psf(), mask=tmp_path / "out/mask.fits"
+    )
+    marked = again.plane("NOT_DEBLENDED")
+    y, x = np.round(star_field.STARS[ROWS]).astype(int).T
+    assert marked[:, y, x].all() and marked.mean() < 0.5
+    np.testing.assert_array_equal(again.mask, star_field.mask())
