@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import overload
 
@@ -93,6 +94,8 @@ class StoredCatalog:
         As those of `CatalogResult`; of a shard, the rows of its own blends.
     positions
         Positions (y, x) in pixels of all rows of the catalog, as given or detected.
+    seconds
+        How long each stage took: ``detect``, ``plan``, ``fit``, which compiles and writes the store, and ``tables``.
 
     Examples
     --------
@@ -111,11 +114,25 @@ class StoredCatalog:
     parents: Table
     positions: Float[np.ndarray, "source 2"]
     detection: Detection
+    seconds: Mapping[str, float]
 
     @property
     def n_failed(self) -> int:
         """Number of rows without any flux."""
         return _without_flux(self.table)
+
+
+class _Stopwatch:
+    """Seconds of stages, one after the other."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def ended(self, stage: str) -> None:
+        """A stage has ended; the next begins."""
+        now = time.perf_counter()
+        self.seconds[stage], self._began = now - self._began, now
 
 
 def _without_flux(table: QTable) -> int:
@@ -252,15 +269,18 @@ def deblend_catalog(
         raise ValueError("workers: they fit for a store only; give store as well.")
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}; give the number of blends that are sent together, at least 1.")
+    watch = _Stopwatch()
     exposure = _with_bad_planes(exposure, settings.bad_mask)
     whole = exposure.observation()
     detection = detect(
         whole, method=settings.detection, threshold=settings.threshold if threshold is None else threshold
     )
     positions, errors = _positions(detection, centers, center_error)
+    watch.ended("detect")
     plan = make_plan(
         exposure, detection, positions, config, pseudo=_pseudo(centers, len(positions), settings), margin=margin
     )
+    watch.ended("plan")
     logger.info("%d sources in %d blends", len(positions), sum(not unit.skip for unit in plan))
     cutter, catch = Cutter(exposure, positions, errors), config is not None and config.catch_failures
     runner = Runner(
@@ -278,7 +298,10 @@ def deblend_catalog(
     )
     fitter = runner if workers is None else Distributor(workers, cutter.cut, Job.of(settings, catch=catch), chunk)
     _into_store(fitter, _shard_of(plan, shard), Path(store), header, resume, progress)
-    return StoredCatalog(Path(store), *stored_tables(store, positions), positions, detection)
+    watch.ended("fit")
+    tables = stored_tables(store, positions)
+    watch.ended("tables")
+    return StoredCatalog(Path(store), *tables, positions, detection, watch.seconds)
 
 
 def _in_memory(

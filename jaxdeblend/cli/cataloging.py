@@ -73,10 +73,10 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
             raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
     if options.workers is not None:
         require_distributed()
-        os.environ.setdefault(
-            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-        )  # the GPU of this process is one of the workers'
+        # the GPU of this process is one of the workers'
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     exposure = read_description(options.exposure).read()
+    read = time.perf_counter() - started
     centers = None
     if options.peaks is not None:
         positions, given = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)
@@ -107,7 +107,9 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
             marked = mask_not_deblended(store, exposure, detection=result.detection)
         write_mask(options.output / MASK, marked, overwrite=True)
         names = (*names, MASK)
-    seconds = {"total": time.perf_counter() - started}
+    total = time.perf_counter() - started
+    write = total - read - sum(result.seconds.values())
+    seconds = {"read": read, **result.seconds, "write": write, "total": total}
     record = run_record(options, counts=counts, seconds=seconds, files=(STORE, *names))
     record["config"] = dataclasses.asdict(config)
     with atomic_path(options.output / RUN, overwrite=True) as path:
