@@ -23,7 +23,7 @@ SOURCE_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 PIXELS_PER_SOURCE = 12
 """Edge of a blend in pixels for each of its peaks, usually; fewer peaks do not get a program of their own."""
 
-PSF_SIZES = ((51, 8), (81, 12), (127, 20), (201, 32))
+PSF_SIZES = ((51, 6), (51, 8), (81, 12), (127, 20), (201, 32))
 """Edges of PSFs, and half-widths of the stamps that they are fitted on, which grow with them."""
 
 LANES = 16
@@ -59,7 +59,7 @@ class Bucket:
         Examples
         --------
         >>> Bucket.of((60, 52), 33, 3, 6)
-        Bucket(image_edge=64, psf_edge=51, n_sources=8, fit_radius=8)
+        Bucket(image_edge=64, psf_edge=51, n_sources=8, fit_radius=6)
         """
         edge = rung(max(shape), IMAGE_EDGES)
         beyond = max(psf_edge, PSF_SIZES[-1][0]), max(fit_radius, PSF_SIZES[-1][1])

@@ -17,7 +17,7 @@ def test_a_catalog_needs_few_programs():
 
 
 @pytest.mark.parametrize(
-    "psf_edge, fit_radius, expected", [(33, 6, PSF_SIZES[0]), (33, 9, PSF_SIZES[1]), (127, 4, PSF_SIZES[2])]
+    "psf_edge, fit_radius, expected", [(33, 6, PSF_SIZES[0]), (33, 9, PSF_SIZES[2]), (127, 4, PSF_SIZES[3])]
 )
 def test_edge_and_width_of_a_psf_share_a_rung(psf_edge, fit_radius, expected):
     bucket = Bucket.of((64, 64), psf_edge, 3, fit_radius)
