@@ -58,10 +58,10 @@ def stages(case: Case) -> dict[str, float]:
     )
     problem = Problem(blend, obs, optimizer)
     state = problem.init()
-    seconds["step"] = _repeated(lambda state: problem.step(state), state)
-    seconds["gradient"] = _repeated(lambda parameters: problem.gradient(parameters)[1], problem.initial)
-    seconds["projection"] = _repeated(lambda blend: blend.project(problem.rms), blend)
-    seconds["convolution"] = 2 * _repeated(lambda cube: obs.prepared().convolve(cube), obs.images)
+    seconds["step"] = repeated(lambda state: problem.step(state), state)
+    seconds["gradient"] = repeated(lambda parameters: problem.gradient(parameters)[1], problem.initial)
+    seconds["projection"] = repeated(lambda blend: blend.project(problem.rms), blend)
+    seconds["convolution"] = 2 * repeated(lambda cube: obs.prepared().convolve(cube), obs.images)
     seconds["placing"] = _placing(blend, obs)
     seconds["measure"], _ = _timed(lambda blend, obs: measure_arrays(blend, obs), blend, obs)
     return seconds
@@ -74,10 +74,10 @@ def _placing(blend: jd.Blend, obs: jd.Observation) -> float:
         change = 1e-30 * blend.cube(obs.extent, obs.margin).sum()
         return eqx.tree_at(lambda b: b.centers, blend, blend.centers + change)
 
-    return _repeated(again, blend)
+    return repeated(again, blend)
 
 
-def _repeated(step: Callable, start: object) -> float:
+def repeated(step: Callable, start: object) -> float:
     """Seconds of one of many steps in one call."""
     return _timed(lambda value: jax.lax.fori_loop(0, ROUNDS, lambda _, v: step(v), value), start)[0] / ROUNDS
 

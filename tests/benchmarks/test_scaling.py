@@ -23,9 +23,11 @@ def test_a_catalog_has_noise_of_its_own():
 
 
 @pytest.mark.slow
-def test_scaling_prints_a_line_for_each_size(capsys):
-    scaling.main(["--pool", "1", "--sizes", "1", "2", "--seed", "2"])
-    first, *lines = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+def test_scaling_prints_a_line_for_each_size(capsys, monkeypatch):
+    monkeypatch.setattr(scaling, "SEVERAL", 2)
+    scaling.main(["--pool", "1", "--sizes", "1", "2", "--seed", "2", "--cores", "1", "--lanes", "2"])
+    first, *lines, one_core, two_lanes = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["programs"] == 1
+    assert one_core["cores"] == 1 and two_lanes["lanes"] == 2 and one_core["each_once"] and two_lanes["each_once"]
     assert [line["blends"] for line in lines] == [1, 2] and all(line["each_once"] for line in lines)
     assert all(line["rss_mb"][-1] > 100 for line in lines)
