@@ -2,11 +2,13 @@
 
     python -m benchmarks.catalog --small
     python -m benchmarks.catalog --output patch/
+    python -m benchmarks.catalog --cluster --kills 0 --workers 0
 
 A patch with known truth is simulated and deblended (`jaxdeblend simulate`, `jaxdeblend deblend-catalog`). The run is
 then made again, killed at random moments and resumed after each; and once more by workers, of which one is killed. What
 comes out is compared byte for byte. ``wall_s`` and ``peak_rss_gb`` are of the run without accidents; ``purity`` is the
-share of its sources that are near a true one.
+share of its sources that are near a true one. With ``--cluster`` it is a globular cluster, thousands of stars in one
+parent.
 """
 
 import argparse
@@ -31,6 +33,9 @@ from jaxdeblend.simulate.survey import make_survey
 
 SIZES = {False: (4000, 20_000), True: (1000, 1250)}
 """Edge of the patch in pixels, and number of its sources."""
+
+CLUSTER = (640, 4000)
+"""The same of a globular cluster."""
 
 MIN_SNR = 10.0
 """Completeness and flux errors are of sources above this S/N, in all bands together and in the i band."""
@@ -182,8 +187,25 @@ def counts(table: Table, parents: Table) -> dict:
     }
 
 
+def simulate(folder: pathlib.Path, *, edge: int, sources: int, seed: int, cluster: bool) -> None:
+    """Simulate a patch, or a cluster, into a folder, if it is not there yet."""
+    if (folder / "exposure.toml").exists():
+        return
+    kind = ("cluster", "--stars") if cluster else ("patch", "--sources")
+    given = ("-o", folder, "--shape", edge, edge, "--seed", seed, "--no-pictures")
+    seconds, memory = run(command("simulate", *kind, sources, *given))
+    print(json.dumps({"stage": "simulate", "wall_s": round(seconds, 1), "peak_rss_gb": round(memory, 2)}), flush=True)
+
+
 def benchmark(
-    folder: pathlib.Path, *, edge: int, sources: int, seed: int = 1, kills: int = 3, workers: int = 2
+    folder: pathlib.Path,
+    *,
+    edge: int,
+    sources: int,
+    seed: int = 1,
+    kills: int = 3,
+    workers: int = 2,
+    cluster: bool = False,
 ) -> dict:
     """Simulate, deblend, and deblend again with accidents.
 
@@ -197,6 +219,8 @@ def benchmark(
         How often a run is killed; 0: not at all.
     workers
         Workers of the run with workers; 0: there is none.
+    cluster
+        Whether it is a globular cluster.
 
     Returns
     -------
@@ -204,10 +228,7 @@ def benchmark(
         What `main` prints.
     """
     patch, plain = folder / "patch", folder / "plain"
-    if not (patch / "exposure.toml").exists():
-        shape = ("--shape", edge, edge, "--sources", sources, "--seed", seed)
-        simulated = run(command("simulate", "patch", "-o", patch, *shape, "--no-pictures"))
-        print(json.dumps({"stage": "simulate", "s": round(simulated[0], 1), "rss_gb": round(simulated[1], 2)}))
+    simulate(patch, edge=edge, sources=sources, seed=seed, cluster=cluster)
     if not (plain / "catalog.ecsv").exists():
         seconds, memory = run(deblend(patch, plain))
         (plain / "cost.json").write_text(json.dumps({"wall_s": round(seconds, 1), "peak_rss_gb": round(memory, 2)}))
@@ -238,6 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="1000 x 1000 pixels instead of 4000 x 4000")
+    parser.add_argument("--cluster", action="store_true", help="a globular cluster, of 640 x 640 pixels and 4000 stars")
     parser.add_argument("--edge", type=int, help="edge of the patch in pixels")
     parser.add_argument("--sources", type=int, help="number of its sources")
     parser.add_argument("--seed", type=int, default=1)
@@ -245,13 +267,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="workers of the run that loses one; 0: none")
     parser.add_argument("--output", type=pathlib.Path, help="folder that is kept; what is there is not made again")
     arguments = parser.parse_args(argv)
-    edge, sources = SIZES[arguments.small]
+    edge, sources = CLUSTER if arguments.cluster else SIZES[arguments.small]
     given = {
         "edge": arguments.edge or edge,
         "sources": sources if arguments.sources is None else arguments.sources,
         "seed": arguments.seed,
         "kills": arguments.kills,
         "workers": arguments.workers,
+        "cluster": arguments.cluster,
     }
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(benchmark(arguments.output or pathlib.Path(scratch), **given)))
