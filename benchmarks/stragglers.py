@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--blends", type=int, default=240, help="number of blends")
     parser.add_argument("--edge", type=int, default=48, help="edge of each in pixels")
     parser.add_argument("--lanes", type=int, default=16, help="lanes that share a call")
-    parser.add_argument("--max-steps", type=int, default=300, help="most steps of a fit")
+    parser.add_argument("--max-steps", type=int, default=100, help="most steps of a fit")
     parser.add_argument("--repeat", type=int, default=3, help="how often both catalogs are run; the median counts")
     parser.add_argument("--seed", type=int, default=1, help="seed of the blends")
     arguments = parser.parse_args(argv)

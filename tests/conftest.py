@@ -1,5 +1,8 @@
 """What every test runs under: checked shapes and types, no silent broadcasting or promotion."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,16 @@ with install_import_hook("jaxdeblend", "tests.typecheck.checked"):
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of a run share a folder of compiled programs: what many files need is compiled once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="jaxdeblend-programs-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # processes that are started later find it
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -38,11 +38,11 @@ def exposure():
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
     """A folder of compiled programs, so that one process alone waits for the compiler."""
-    folder = tmp_path_factory.mktemp("programs")
+    folder, before = tmp_path_factory.mktemp("programs"), jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(folder))
     reset_cache()
     yield folder
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", before)
     reset_cache()
 
 
