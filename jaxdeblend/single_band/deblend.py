@@ -1,6 +1,5 @@
 """The single-band deblender: one blend, or many at once."""
 
-import functools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,11 +8,11 @@ import jax
 from ..instrument.host import TRACING, settings_of_this_thread, usable_cores
 from .blend import BlendArrays, Children, deblend_arrays
 from .config import SingleBandConfig
-from .pack import MAX_PIXELS, Bucket, Item, pack
+from .pack import Bucket, Item, pack
 from .result import SingleBandResult, result_of, undivided
 
-FEW_SOURCES = 16
-"""Peaks of a blend that a CPU takes one by one; more than that are shared among the cores."""
+Group = tuple[Bucket, list[int]]
+"""Numbers of blends that share a call."""
 
 
 def deblend_single_band(
@@ -128,18 +127,22 @@ def deblend_single_band_batch(
     return results
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def run(blends: BlendArrays, config: SingleBandConfig, fit_radius: int) -> Children:
+def deblend_packed(blends: BlendArrays, config: SingleBandConfig, bucket: Bucket) -> Children:
     """Children of blends that have been padded to one shape, one in each lane; see `deblend_arrays`."""
-    n_lanes, n_sources = blends.active.shape
     with TRACING:
-        if n_lanes > 1:
-            return jax.vmap(lambda blend: deblend_arrays(blend, config, fit_radius, in_turn=False))(blends)
+        if len(blends.active) > 1:
+            return jax.vmap(lambda blend: deblend_arrays(blend, config, bucket.fit_radius, in_turn=False))(blends)
         # without a lane, what a condition excludes costs nothing
         blend = jax.tree.map(lambda array: array[0], blends)
-        in_turn = n_sources <= FEW_SOURCES and jax.default_backend() == "cpu"
-        children = deblend_arrays(blend, config, fit_radius, in_turn=in_turn)
+        children = deblend_arrays(blend, config, bucket.fit_radius, in_turn=bucket.in_turn)
         return jax.tree.map(lambda array: array[None], children)
+
+
+run = jax.jit(deblend_packed, static_argnums=(1, 2))
+"""The same compiled, on all cores of a CPU. Two such calls at a time may wait for each other's threads forever."""
+
+run_beside = jax.jit(deblend_packed, static_argnums=(1, 2), compiler_options={"xla_cpu_multi_thread_eigen": False})
+"""The same compiled, on one core of a CPU, beside others."""
 
 
 def _checked(blends: list, footprints: Iterable | None, masks: Iterable | None, config: SingleBandConfig) -> list[Item]:
@@ -169,24 +172,25 @@ def _deblended(items: list[Item], config: SingleBandConfig) -> Iterator[tuple[in
     """Numbers and results of the blends in which anything is deblended."""
     as_here = settings_of_this_thread()
 
-    def call(group: tuple[Bucket, list[int]]) -> list[tuple[int, SingleBandResult]]:
+    def call(group: Group) -> list[tuple[int, SingleBandResult]]:
         bucket, numbers = group
+        compiled = run_beside if bucket.side_by_side else run
         with as_here():
-            children = jax.device_get(run(pack([items[k] for k in numbers], bucket), config, bucket.fit_radius))
+            children = jax.device_get(compiled(pack([items[k] for k in numbers], bucket), config, bucket))
         lanes = [jax.tree.map(lambda array, lane=lane: array[lane], children) for lane in range(len(numbers))]
         return [(k, result_of(items[k], lane)) for k, lane in zip(numbers, lanes, strict=True)]
 
-    first, others = _groups(items)
+    alone, first, others = _groups(items)
+    for group in alone:
+        yield from call(group)
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="jaxdeblend") as pool:
-        # two calls that need the same program must not both compile it
-        for groups in (first, others):
-            alone = groups if len(groups) == 1 else [group for group in groups if group[0].cost > MAX_PIXELS]
-            for results in (*map(call, alone), *pool.map(call, [group for group in groups if group not in alone])):
+        for groups in (first, others):  # two calls that need the same program must not both compile it
+            for results in pool.map(call, groups):
                 yield from results
 
 
-def _groups(items: list[Item]) -> tuple[list[tuple[Bucket, list[int]]], list[tuple[Bucket, list[int]]]]:
-    """Blends that share a call, large ones first: a group of each bucket, and all others.
+def _groups(items: list[Item]) -> tuple[list[Group], list[Group], list[Group]]:
+    """Blends that share a call, large ones first: those that have all cores, one of each bucket, and all others.
 
     Those in which nothing is deblended need none.
     """
@@ -194,9 +198,12 @@ def _groups(items: list[Item]) -> tuple[list[tuple[Bucket, list[int]]], list[tup
     for number, item in enumerate(items):
         if item.active.any():
             members.setdefault(item.bucket, []).append(number)
-    first, others = [], []
+    alone, first, others = [], [], []
     for bucket, numbers in sorted(members.items(), key=lambda pair: -pair[0].cost):
-        groups = [numbers[k : k + bucket.lanes] for k in range(0, len(numbers), bucket.lanes)]
-        first.append((bucket, groups[0]))
-        others += [(bucket, group) for group in groups[1:]]
-    return first, others
+        groups = [(bucket, numbers[k : k + bucket.lanes]) for k in range(0, len(numbers), bucket.lanes)]
+        if bucket.side_by_side:
+            first.append(groups[0])
+            others += groups[1:]
+        else:
+            alone += groups
+    return alone, first, others

@@ -29,6 +29,9 @@ PSF_SIZES = ((51, 6), (51, 8), (81, 12), (127, 20), (201, 32))
 LANES = 16
 """Most blends that share a call on an accelerator."""
 
+FEW_SOURCES = 16
+"""Peaks of a blend that a core takes one by one; more than that are shared among the cores."""
+
 MAX_PIXELS = 2**24
 """Pixels of all templates that are made at a time, about: fewer blends share a call, and larger ones are alone."""
 
@@ -78,6 +81,16 @@ class Bucket:
         if jax.default_backend() == "cpu":
             return 1
         return max(1, min(LANES, MAX_PIXELS // self.cost))
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the peaks of a blend are taken one by one."""
+        return self.n_sources <= FEW_SOURCES and jax.default_backend() == "cpu"
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several calls are made at a time; otherwise one has all cores."""
+        return self.cost <= MAX_PIXELS and (self.in_turn or jax.default_backend() != "cpu")
 
 
 @dataclass(frozen=True)

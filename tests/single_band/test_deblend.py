@@ -12,7 +12,7 @@ from jaxdeblend.single_band import (
     deblend_single_band,
     deblend_single_band_batch,
 )
-from jaxdeblend.single_band.deblend import run
+from jaxdeblend.single_band.deblend import run_beside
 from jaxdeblend.single_band.pack import Bucket, Item
 
 PSF = jd.MoffatPSF(4.0)
@@ -198,12 +198,23 @@ def test_company_and_order_do_not_matter_to_the_last_bit(together):
 def test_lanes_of_an_accelerator_are_filled_up_and_change_nothing(together, monkeypatch):
     blends, results = together
     monkeypatch.setattr(Bucket, "lanes", 4)
-    compiled = run._cache_size()
+    compiled = run_beside._cache_size()
     for result, other in zip(results, deblend_single_band_batch(blends), strict=True):
         assert other.children.shape == result.children.shape
         np.testing.assert_allclose(other.children, result.children, atol=1e-3)
         np.testing.assert_array_equal(other.flags, result.flags)
-    assert run._cache_size() == compiled + 1, "four and one are one program"
+    assert run_beside._cache_size() == compiled + 1, "four and one are one program"
+
+
+def test_crowded_blends_have_all_cores_one_after_the_other(together):
+    """Calls on all cores must not be made side by side: they would wait for each other."""
+    peaks = np.stack(np.meshgrid(np.arange(3, 22, 4.5), np.arange(4, 21, 5.0)), axis=-1).reshape(-1, 2)
+    crowded = [(np.roll(scene(), k, axis=0), 0.01, PSF, peaks) for k in range(4)]
+    assert not Item.of(*crowded[0], None, None, SingleBandConfig()).bucket.side_by_side
+    results = deblend_single_band_batch([*crowded, together[0][0]])
+    for image, result in zip([blend[0] for blend in crowded], results, strict=False):
+        np.testing.assert_allclose(result.children.sum(axis=0) + result.unassigned, image, atol=1e-6 * image.max())
+    np.testing.assert_array_equal(results[-1].children, together[1][0].children)
 
 
 @pytest.mark.parametrize(
