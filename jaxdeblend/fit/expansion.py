@@ -106,7 +106,7 @@ class Image(eqx.Module):
         """All bands of an observation, along a leading axis."""
         edge = obs.psf.edge
         psf = jnp.broadcast_to(obs.psf.stamp(edge), (len(obs.bands), edge, edge))
-        return cls(jnp.asarray(obs.images), jnp.asarray(obs.weights), jax.vmap(Mixture.of)(psf))
+        return cls(jnp.asarray(obs.images), jnp.asarray(obs.weights), lstsq.one_by_one(Mixture.of, psf))
 
     def mean(self, share: Float[Array, " band"]) -> "Image":
         """Weighted mean of all bands; weight 0 where no band is usable."""
@@ -368,7 +368,7 @@ def _factorized(
 
     def spectra_of(profile: Array) -> Array:
         matrix = jnp.einsum("nw,bnwmv,mv->bnm", profile, blocks, profile)
-        return jax.vmap(lstsq.nonnegative_normal)(matrix, jnp.einsum("nw,bnw->bn", profile, rights))
+        return lstsq.one_by_one(lstsq.nonnegative_normal, matrix, jnp.einsum("nw,bnw->bn", profile, rights))
 
     def one_round(_: Array, light: Array) -> Array:
         profile = profile_of(light)

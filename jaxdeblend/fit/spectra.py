@@ -59,7 +59,8 @@ def solve_spectra(blend: Blend, obs: Observation, terms: Terms, *, free: tuple[b
     models = jnp.concatenate([terms[number][:, 0] for number in solved])
     lit = jnp.concatenate([blend.stacks[number].active for number in solved])
     models = jnp.where(lit[:, None, None, None], models, 0.0)
-    spectra = jax.vmap(lstsq.spectra, in_axes=(1, 0, 0), out_axes=1)(models, rest, jnp.asarray(obs.weights))
+    normal = jax.vmap(lstsq.normal_equations, in_axes=(1, 0, 0))(models, rest, jnp.asarray(obs.weights))
+    spectra = lstsq.one_by_one(lstsq.nonnegative_normal, *normal).T
     ends = np.cumsum([len(blend.stacks[number].source) for number in solved])
     return eqx.tree_at(
         lambda blend: [blend.stacks[number].component.spectrum.amplitude for number in solved],

@@ -11,7 +11,7 @@ from ..fit.render import Terms, render_sources, render_terms, sum_terms
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
-from ..ops import apportion, moments
+from ..ops import apportion, lstsq, moments
 from .flags import Flag
 
 POOR_FIT = 10.0
@@ -173,11 +173,12 @@ def flux_errors(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "s
     for share, models in zip(_shares(blend), terms, strict=True):
         shapes = shapes + share.reshape(len(share), len(models) * models.shape[1]) @ models.reshape(-1, obs.images.size)
 
-    def one_band(model: Array, weights: AnyArray) -> Array:
+    def fisher(model: Array, weights: AnyArray) -> Array:
         flat = model.reshape(model.shape[0], -1)
-        return _marginal_errors((flat * weights.reshape(1, -1)) @ flat.T)
+        return (flat * weights.reshape(1, -1)) @ flat.T
 
-    return jax.vmap(one_band, in_axes=(1, 0), out_axes=1)(shapes.reshape(-1, *obs.images.shape), obs.weights)
+    matrices = jax.vmap(fisher, in_axes=(1, 0))(shapes.reshape(-1, *obs.images.shape), obs.weights)
+    return lstsq.one_by_one(_marginal_errors, matrices).T
 
 
 def _marginal_errors(fisher: Float[Array, "n n"]) -> Float[Array, " n"]:

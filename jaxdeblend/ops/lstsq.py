@@ -1,14 +1,45 @@
 """Weighted non-negative least squares for spectra."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 MAX_EXCHANGES = 100
 """Exchanges of the active set after which a solution is given as it is; a few are usual."""
 
 PATIENCE = 3
 """Exchanges of all infeasible coordinates without progress, before one is exchanged at a time."""
+
+
+def one_by_one(function: Callable[..., PyTree], *arrays: Array) -> PyTree:
+    """Apply a function that factorizes matrices along a leading axis, as `jax.vmap` does; on a CPU in a loop.
+
+    A batch of factorizations is spread over the threads on which whole programs run, and waits for them: two programs
+    that do so side by side may wait for each other forever.
+
+    Parameters
+    ----------
+    function
+        Function of one entry of each array.
+    arrays
+        Arrays with a leading axis.
+
+    Returns
+    -------
+    Array
+        Its values, stacked.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> one_by_one(jnp.linalg.inv, jnp.array([[[2.0]], [[4.0]]])).ravel()
+    Array([0.5 , 0.25], dtype=float32)
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda entry: function(*entry), arrays)
+    return jax.vmap(function)(*arrays)
 
 
 def nonnegative_normal(
@@ -78,6 +109,37 @@ def nonnegative_normal(
     return jnp.maximum(x, 0.0) * scale
 
 
+def normal_equations(
+    models: Float[Array, "n y x"], image: Float[Array, "y x"], weights: Float[Array, "y x"]
+) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    """Matrix Σ w M_n M_m and vector Σ w M_n I of the amplitudes of several models in one band.
+
+    Parameters
+    ----------
+    models
+        Models of unit amplitude, as observed.
+    image
+        Image.
+    weights
+        Weights w.
+
+    Returns
+    -------
+    tuple
+        Matrix and vector.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> matrix, vector = normal_equations(jnp.ones((1, 2, 2)), jnp.full((2, 2), 3.0), jnp.ones((2, 2)))
+    >>> float(matrix[0, 0]), float(vector[0])
+    (4.0, 12.0)
+    """
+    flat = models.reshape(models.shape[0], -1)
+    weighted = flat * weights.reshape(1, -1)
+    return weighted @ flat.T, weighted @ image.reshape(-1)
+
+
 def spectra(
     models: Float[Array, "n y x"],
     image: Float[Array, "y x"],
@@ -112,8 +174,6 @@ def spectra(
     >>> spectra(models, jnp.array([[2.0, 3.0, 0.0]]), jnp.ones((1, 3)))
     Array([2., 3.], dtype=float32)
     """
-    flat = models.reshape(models.shape[0], -1)
-    weighted = flat * weights.reshape(1, -1)
-    matrix = weighted @ flat.T
+    matrix, vector = normal_equations(models, image, weights)
     penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
-    return nonnegative_normal(matrix, weighted @ image.reshape(-1) - penalty)
+    return nonnegative_normal(matrix, vector - penalty)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
-from ..ops import stamps
+from ..ops import lstsq, stamps
 from .flags import SingleBandFlag
 
 BACKGROUND_TERMS = 3
@@ -140,7 +140,7 @@ def fit_psf(
 
     def fit(offset: Array, _: None) -> tuple[Array, tuple[Array, ...]]:
         terms = jnp.concatenate([_own_terms(psf, offset, edge), fixed])
-        amplitudes, chi2 = jax.vmap(lambda used: weighted_fit(terms, used, around.stamp, weight))(active)
+        amplitudes, chi2 = lstsq.one_by_one(lambda used: weighted_fit(terms, used, around.stamp, weight), active)
         step = amplitudes[1, 1:3] / jnp.where(amplitudes[1, 0] == 0, 1.0, amplitudes[1, 0])
         return offset + jnp.where(_is_small(step), step, 0.0), (offset, amplitudes, chi2, step)
 
