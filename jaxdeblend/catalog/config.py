@@ -12,6 +12,7 @@ from typing import Any
 from ..detect.detection import METHODS
 from ..fit import Initialization, ProximalAdam
 from ..io import PathLike
+from ..model.constraint import SparseThreshold
 from ..model.prior import SymmetricPrior
 
 
@@ -32,10 +33,17 @@ class DeblendConfig:
         A fit ends when its loss can be expected to fall by less than this fraction.
     max_iter, min_iter
         Most steps of a fit, and fewest.
+    set_spectra
+        Whether spectra are solved for exactly, all of a fit together, when it has ended; otherwise they are left where
+        its steps brought them.
+    max_spectrum_cutoff
+        They are not where the number of sources of a fit times the area of its window in pixels reaches this.
     process_singles
         Whether sources that are alone in their parent are fitted.
     max_components
         1, or 2 to split bright sources into a bulge and a disk.
+    background_thresh
+        Pixels of a model that are fainter than this many σ of the background in every band are dark.
     symmetry
         Whether there is a prior that galaxies are nearly symmetric.
     point_below
@@ -84,8 +92,11 @@ class DeblendConfig:
     relative_error: float = 1e-3
     max_iter: int = 150
     min_iter: int = 0
+    set_spectra: bool = True
+    max_spectrum_cutoff: int = 0
     process_singles: bool = True
     max_components: int = 2
+    background_thresh: float = 0.2
     symmetry: bool = True
     point_below: float = 0.0
     two_above: float = 300.0
@@ -175,11 +186,32 @@ class DeblendConfig:
 
     def optimizer(self) -> ProximalAdam:
         """Settings of the optimizer."""
-        return ProximalAdam(max_steps=self.max_iter, min_steps=self.min_iter, relative_tolerance=self.relative_error)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return ProximalAdam(
+            max_steps=self.max_iter,
+            relative_tolerance=self.relative_error,  # pyright: ignore[reportArgumentType]
+            min_steps=self.min_iter,  # pyright: ignore[reportArgumentType]
+            exact_spectra=self.set_spectra,  # pyright: ignore[reportArgumentType]
+        )
+
+    def solves_spectra(self, n_sources: int, shape: tuple[int, int]) -> bool:
+        """Whether the spectra of so many sources in a window of this shape are solved for exactly.
+
+        Examples
+        --------
+        >>> import jaxdeblend as jd
+        >>> config = jd.DeblendConfig(max_spectrum_cutoff=10_000)
+        >>> config.solves_spectra(2, (64, 64)), config.solves_spectra(3, (64, 64))
+        (True, False)
+        """
+        cutoff = self.max_spectrum_cutoff
+        return self.set_spectra and (cutoff == 0 or n_sources * shape[0] * shape[1] < cutoff)
 
     def initialization(self) -> Initialization:
         """How sources begin, and under which priors they are fitted."""
+        sparse = SparseThreshold(self.background_thresh)  # pyright: ignore[reportArgumentType]
+        usual = Initialization().constraints
         return Initialization(
+            constraints=tuple(sparse if isinstance(one, SparseThreshold) else one for one in usual),
             priors=(SymmetricPrior(0.2, 0.5),) if self.symmetry else (),
             max_components=self.max_components,
             point_below=self.point_below,  # pyright: ignore[reportArgumentType]
@@ -189,7 +221,13 @@ class DeblendConfig:
 
 def _ranges(config: DeblendConfig) -> dict[str, tuple[bool, str]]:
     """Whether each value is in its range, and what that is."""
-    limits = ("max_number_of_peaks", "max_footprint_area", "max_area_times_peaks", "max_footprint_size")
+    limits = (
+        "max_spectrum_cutoff",
+        "max_number_of_peaks",
+        "max_footprint_area",
+        "max_area_times_peaks",
+        "max_footprint_size",
+    )
     fractions = config.mask_limits.values()
     return {
         "threshold": (0 < config.threshold < math.inf, "a positive number of sigma"),
@@ -198,6 +236,7 @@ def _ranges(config: DeblendConfig) -> dict[str, tuple[bool, str]]:
         "max_iter": (config.max_iter >= 1, "at least 1"),
         "min_iter": (0 <= config.min_iter <= config.max_iter, f"0 to max_iter, which is {config.max_iter}"),
         "max_components": (config.max_components in (1, 2), "1, or 2 for bulge and disk"),
+        "background_thresh": (0 <= config.background_thresh < math.inf, "a number of sigma, or 0 for none"),
         "min_footprint_axis_ratio": (0 <= config.min_footprint_axis_ratio <= 1, "a ratio between 0 and 1"),
         "mask_limits": (all(0 <= fraction <= 1 for fraction in fractions), "fractions between 0 and 1"),
         "max_sources_per_piece": (config.max_sources_per_piece >= 1, "at least 1"),

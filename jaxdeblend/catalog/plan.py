@@ -44,6 +44,8 @@ class WorkUnit:
         True on pixels of the window that belong to others; None if there is nothing to fit.
     skip
         Why it is not fitted; empty if it is.
+    exact_spectra
+        Whether its spectra are solved for exactly in the end, if the optimizer does so.
     """
 
     id: int
@@ -53,6 +55,7 @@ class WorkUnit:
     box: Box
     exclude: Bool[np.ndarray, "y x"] | None = None
     skip: str = ""
+    exact_spectra: bool = True
 
     @property
     def own(self) -> Int[np.ndarray, " own"]:
@@ -174,6 +177,12 @@ class _Budget:
 
     def units(self, number: int, parent: Parent) -> list[WorkUnit]:
         """Units of a parent, still without numbers."""
+        return [
+            dataclasses.replace(unit, exact_spectra=self.config.solves_spectra(len(unit.rows), unit.box.shape))
+            for unit in self._divided(number, parent)
+        ]
+
+    def _divided(self, number: int, parent: Parent) -> list[WorkUnit]:
         whole, config = _whole(number, parent), self.config
         if reason := self._reason(parent):
             return [dataclasses.replace(whole, skip=reason)]

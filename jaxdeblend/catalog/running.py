@@ -138,11 +138,13 @@ class Runner:
         Finished
             Each unit once, as it finishes.
         """
-        todo = {unit.id: unit for unit in sorted(units, key=lambda unit: (-unit.cost, unit.id))}
+        ordered = sorted(units, key=lambda unit: (-unit.cost, unit.id))
+        todo = {unit.id: unit for unit in ordered}
         try:
-            for one in self._streamed(list(todo.values())):
-                del todo[one.unit.id]
-                yield one
+            for exact in (False, True):  # the largest are those beyond a limit on exact spectra
+                for one in self._streamed([unit for unit in ordered if unit.exact_spectra is exact], exact):
+                    del todo[one.unit.id]
+                    yield one
         except Exception:
             if not self.catch:
                 raise
@@ -155,7 +157,8 @@ class Runner:
         for done in self.run(units):
             yield done.recorded()[0]
 
-    def _streamed(self, units: Sequence[WorkUnit]) -> Iterator[Finished]:
+    def _streamed(self, units: Sequence[WorkUnit], exact_spectra: bool) -> Iterator[Finished]:
+        """Fit units that are alike in `exact_spectra`, which a stream has for all."""
         waiting: dict[int, Cutout] = {}
         failed: deque[Finished] = deque()
         errors: deque[np.ndarray] = deque()
@@ -179,7 +182,9 @@ class Runner:
             while errors:
                 yield errors.popleft()
 
-        stream = deblend_stream(blends(), center_error=errors_as_read(), options=self.options, optimizer=self.optimizer)
+        stream = deblend_stream(
+            blends(), center_error=errors_as_read(), options=self.options, optimizer=self._optimizer(exact_spectra)
+        )
         for number, result in stream:
             while failed:
                 yield failed.popleft()
@@ -190,12 +195,16 @@ class Runner:
     def _alone(self, unit: WorkUnit) -> Finished:
         try:
             one = self.cut(unit)
-            result = deblend(
-                one.obs, one.centers, center_error=one.errors, options=self.options, optimizer=self.optimizer
-            )
+            optimizer = self._optimizer(unit.exact_spectra)
+            result = deblend(one.obs, one.centers, center_error=one.errors, options=self.options, optimizer=optimizer)
         except Exception as error:
             return Finished.failed(unit, error)
         return Finished(unit, one, result)
+
+    def _optimizer(self, exact_spectra: bool) -> ProximalAdam:
+        """The optimizer, or the same without exact spectra; both go through the same programs."""
+        optimizer = ProximalAdam() if self.optimizer is None else self.optimizer
+        return optimizer if exact_spectra else dataclasses.replace(optimizer, exact_spectra=np.False_)
 
 
 def local_positions(positions: Float[np.ndarray, "source 2"], box: Box) -> Float[np.ndarray, "source 2"]:

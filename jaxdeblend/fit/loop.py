@@ -49,7 +49,7 @@ class FitResult(eqx.Module):
     Attributes
     ----------
     blend
-        The best blend of all steps, with the spectra solved exactly for its shapes.
+        The best blend of all steps, with the spectra solved exactly for its shapes if the optimizer says so.
     loss
         Negative log-posterior before each step; NaN after the last.
     n_steps
@@ -109,7 +109,8 @@ def fit(
 ) -> FitResult:
     """Fit a blend to an observation by proximal ADAM on the log-posterior.
 
-    In the end, free spectra are solved for exactly at the fitted shapes, see `jaxdeblend.fit.spectra`.
+    In the end, free spectra are solved for exactly at the fitted shapes, see `jaxdeblend.fit.spectra`, but for an
+    optimizer without `exact_spectra`.
 
     Parameters
     ----------
@@ -309,7 +310,7 @@ class Problem(eqx.Module):
     def result(self, state: FitState, terms: Terms) -> FitResult:
         """What is returned at the end, with the spectra that are best for the fitted shapes.
 
-        ADAM comes only near to these. They are dropped if a prior makes them worse.
+        ADAM comes only near to these. They are dropped if a prior makes them worse, or the optimizer wants none.
 
         Parameters
         ----------
@@ -327,7 +328,8 @@ class Problem(eqx.Module):
         solved = solve_spectra(best, self.obs, terms, free=fitted_spectra)
         loss = 0.5 * chi_square(solved, self.obs, terms) - solved.log_prior(self.obs.background_rms)
         better = jnp.isfinite(state.best_loss) & (loss < state.best_loss)  # infinite without data
-        return FitResult(_where(better, solved, best), state.loss, state.n_steps, status)
+        taken = self.optimizer.exact_spectra & better
+        return FitResult(_where(taken, solved, best), state.loss, state.n_steps, status)
 
 
 def _spectrum(component: AbstractComponent) -> AbstractSpectrum | None:

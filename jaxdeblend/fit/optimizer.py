@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class ProximalAdam(eqx.Module):
@@ -61,6 +61,8 @@ class ProximalAdam(eqx.Module):
         it, pixels about which the data say nothing would walk at full speed, wherever rounding errors send them.
     first_step
         Damping of the first step.
+    exact_spectra
+        Whether free spectra are, in the end, those that are solved for at the fitted shapes, where they are better.
 
     Examples
     --------
@@ -82,6 +84,7 @@ class ProximalAdam(eqx.Module):
     eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
     first_step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
     min_steps: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
+    exact_spectra: Bool[Array, ""] = eqx.field(converter=jnp.asarray, default=True)
 
     def __check_init__(self):
         if self.window < 10:

@@ -12,8 +12,11 @@ OTHER = {
     "relative_error": 1e-5,
     "max_iter": 77,
     "min_iter": 12,
+    "set_spectra": False,
+    "max_spectrum_cutoff": 10**6,
     "process_singles": False,
     "max_components": 1,
+    "background_thresh": 1.0,
     "symmetry": False,
     "point_below": 8.0,
     "two_above": np.inf,
@@ -69,6 +72,8 @@ def test_files_are_read(tmp_path):
         ("mask_limits = {SAT = 'x'}", "mask_limits: got {'SAT': 'x'}; give a table of numbers"),
         ("mask_limits = {SAT = 2}", "mask_limits: got {'SAT': 2.0}; give fractions"),
         ("max_footprint_size = -1", "max_footprint_size: got -1; give a positive number, or 0"),
+        ("max_spectrum_cutoff = -1", "max_spectrum_cutoff: got -1; give a positive number, or 0"),
+        ("background_thresh = -0.1", "background_thresh: got -0.1; give a number of sigma, or 0"),
         ("max_window = 8", "max_window: got 8; give at least 32"),
     ],
 )
@@ -91,6 +96,9 @@ def test_the_fit_gets_its_settings():
     assert float(optimizer.relative_tolerance) == pytest.approx(1e-5)
     assert options.priors == () and options.max_components == 1
     assert float(options.point_below) == 8.0 and np.isinf(options.two_above)
+    assert not optimizer.exact_spectra
+    levels = [float(one.level) for one in options.constraints if isinstance(one, jd.SparseThreshold)]
+    assert levels == [1.0] and len(options.constraints) == len(jd.Initialization().constraints)
 
 
 def test_defaults_are_those_of_the_fit():

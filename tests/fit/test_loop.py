@@ -152,6 +152,17 @@ def test_the_bound_on_the_curvature_holds():
     assert np.linalg.eigvalsh(np.diag(np.asarray(bound)[free]) - hessian).min() > -1e-4 * hessian.max()
 
 
+def test_spectra_can_be_left_as_they_were_fitted():
+    obs = observe(FLUX * gaussian((17, 17), (8, 8), PSF_SIGMA)[None])
+    exact, left = (star_fit(optimizer=jd.ProximalAdam(max_steps=12, exact_spectra=wanted)) for wanted in (True, False))
+    np.testing.assert_array_equal(exact.loss, left.loss)
+    np.testing.assert_allclose(-jd.log_posterior(left.blend, obs), np.nanmin(left.loss), rtol=1e-4)
+    shape = np.asarray(jd.render(left.blend, obs)) / fluxes_of(left.blend)
+    best = np.sum(shape * obs.images) / np.sum(shape**2)
+    np.testing.assert_allclose(fluxes_of(exact.blend), [[best]], rtol=1e-5)
+    assert abs(fluxes_of(left.blend)[0, 0] / best - 1) > 1e-4
+
+
 def test_statuses():
     few = jd.ProximalAdam(max_steps=12)
     short = star_fit(optimizer=few)
