@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
-from ..ops import lstsq, stamps
+from ..ops import stamps
 from .flags import SingleBandFlag
 
 BACKGROUND_TERMS = 3
@@ -136,12 +136,13 @@ def fit_psf(
     dof = ramp.sum() - n_terms
 
     fixed = _fixed_terms(around, psf)
-    active = _active(around)
+    active = jnp.concatenate([jnp.ones(1 + BACKGROUND_TERMS, bool), around.near, jnp.ones(2, bool)])
 
     def fit(offset: Array, _: None) -> tuple[Array, tuple[Array, ...]]:
-        terms = jnp.concatenate([_own_terms(psf, offset, edge), fixed])
-        amplitudes, chi2 = lstsq.one_by_one(lambda used: weighted_fit(terms, used, around.stamp, weight), active)
-        step = amplitudes[1, 1:3] / jnp.where(amplitudes[1, 0] == 0, 1.0, amplitudes[1, 0])
+        own = _own_terms(psf, offset, edge)
+        terms = jnp.concatenate([own[:1], fixed, own[1:]])
+        amplitudes, chi2 = weighted_fits(terms, active, around.stamp, weight, last=2)
+        step = amplitudes[1, -2:] / jnp.where(amplitudes[1, 0] == 0, 1.0, amplitudes[1, 0])
         return offset + jnp.where(_is_small(step), step, 0.0), (offset, amplitudes, chi2, step)
 
     # the second turn of the same program is the fit at the new position
@@ -214,24 +215,18 @@ def _fixed_terms(around: Surroundings, psf: Float[Array, "p p"]) -> Float[Array,
     return jnp.concatenate([jnp.stack([jnp.ones_like(y), y, x]), others])
 
 
-def _active(around: Surroundings) -> Bool[Array, "2 term"]:
-    """Which terms count without and with the derivatives."""
-    sky = jnp.ones(BACKGROUND_TERMS, bool)
-    return jnp.stack(
-        [jnp.concatenate([jnp.array([True, slopes, slopes]), sky, around.near]) for slopes in (False, True)]
-    )
-
-
-def weighted_fit(
+def weighted_fits(
     terms: Float[Array, "term s s"],
     active: Bool[Array, " term"],
     stamp: Float[Array, "s s"],
     weight: Float[Array, "s s"],
-) -> tuple[Float[Array, " term"], Float[Array, ""]]:
-    """Amplitudes that minimise Σ w² (I - Σ_k a_k T_k)², and that minimum.
+    *,
+    last: int,
+) -> tuple[Float[Array, "2 term"], Float[Array, "2"]]:
+    """Amplitudes that minimise Σ w² (I - Σ_k a_k T_k)², without and with the last terms, and these minima.
 
     By a QR factorization of columns scaled to unit length, so that single precision is enough: normal equations would
-    square the condition number.
+    square the condition number. The first columns of R are those of the fit without the last terms.
 
     Parameters
     ----------
@@ -243,19 +238,22 @@ def weighted_fit(
         Image I.
     weight
         Weights w.
+    last
+        Number of terms at the end that the first fit goes without.
 
     Returns
     -------
     tuple
-        Amplitudes, and χ².
+        Amplitudes, and χ², of both fits.
 
     Examples
     --------
     >>> import jax.numpy as jnp
     >>> terms = jnp.eye(3)[:2, None, :] + jnp.zeros((2, 3, 3))
-    >>> amplitudes, _ = weighted_fit(terms, jnp.array([True, True]), 2 * terms[0] - terms[1], jnp.ones((3, 3)))
-    >>> amplitudes.round(4)
-    Array([ 2., -1.], dtype=float32)
+    >>> image = 2 * terms[0] - terms[1]
+    >>> amplitudes, chi2 = weighted_fits(terms, jnp.array([True, True]), image, jnp.ones((3, 3)), last=1)
+    >>> amplitudes.round(4).tolist(), chi2.round(4).tolist()
+    ([[2.0, 0.0], [2.0, -1.0]], [3.0, 0.0])
     """
     columns = jnp.where(active[:, None], (terms * weight[None]).reshape(len(terms), -1), 0.0).T
     length = jnp.sqrt((columns**2).sum(axis=0))
@@ -266,10 +264,16 @@ def weighted_fit(
     # a row for each term: it keeps unused ones at 0, and those that cannot be told apart small
     ridge = jnp.where(known, 10 * jnp.finfo(target.dtype).eps, 1.0).astype(target.dtype)
     q, r = jnp.linalg.qr(jnp.concatenate([columns, jnp.diag(ridge)]))
-    amplitudes = solve_triangular(r, q[: len(target)].T @ (target / scale))
-    residual = target / scale - columns @ amplitudes
-    amplitudes = jnp.where(known, amplitudes * scale / jnp.where(known, length, 1.0), 0.0)
-    return amplitudes, (residual**2).sum() * scale**2
+    right = q[: len(target)].T @ (target / scale)
+
+    def first(count: int) -> Float[Array, " term"]:
+        found = solve_triangular(r[:count, :count], right[:count])
+        return jnp.pad(found, (0, len(terms) - count))
+
+    scaled = jnp.stack([first(len(terms) - last), first(len(terms))])
+    residuals = target[None] / scale - scaled @ columns.T
+    amplitudes = jnp.where(known[None], scaled * scale / jnp.where(known, length, 1.0)[None], 0.0)
+    return amplitudes, (residuals**2).sum(axis=1) * scale**2
 
 
 def _bits(conditions: dict[SingleBandFlag, Bool[Array, ""]]) -> Int[Array, ""]:

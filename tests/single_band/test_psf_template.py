@@ -108,13 +108,14 @@ def test_too_few_pixels_are_flagged(n_pixels, flag):
     assert np.isfinite(found.flux)
 
 
-def test_unused_terms_change_nothing(rng):
-    terms, stamp = rng.normal(size=(4, 5, 5)), rng.normal(size=(5, 5))
+def test_both_fits_are_least_squares_and_unused_terms_change_nothing(rng):
+    terms, stamp = rng.normal(size=(5, 5, 5)), rng.normal(size=(5, 5))
     weight = rng.uniform(0.5, 1, (5, 5))
-    active = np.array([True, False, True, True])
-    found, chi2 = psf_template.weighted_fit(full(terms), jnp.asarray(active), full(stamp), full(weight))
-    matrix = (terms * weight)[active].reshape(3, -1).T
-    expected, residual, *_ = np.linalg.lstsq(matrix, (stamp * weight).reshape(-1))
-    np.testing.assert_allclose(np.asarray(found)[active], expected, rtol=1e-4)
-    assert float(found[1]) == 0
-    assert float(chi2) == pytest.approx(float(residual[0]), rel=1e-4)
+    active = np.array([True, False, True, True, True])
+    found, chi2 = psf_template.weighted_fits(full(terms), jnp.asarray(active), full(stamp), full(weight), last=2)
+    for number, used in enumerate((active & (np.arange(5) < 3), active)):
+        matrix = (terms * weight)[used].reshape(used.sum(), -1).T
+        expected, residual, *_ = np.linalg.lstsq(matrix, (stamp * weight).reshape(-1))
+        np.testing.assert_allclose(np.asarray(found)[number][used], expected, rtol=1e-4)
+        np.testing.assert_array_equal(np.asarray(found)[number][~used], 0)
+        assert float(chi2[number]) == pytest.approx(float(residual[0]), rel=1e-4)
