@@ -150,7 +150,7 @@ def figure(results: dict[str, list[dict]]) -> Figure:
     if rows:
         right.legend(frameon=False)
     for axes in (left, right):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.spines[["top", "right"]].set_visible(False)
     return drawn
 
