@@ -46,7 +46,7 @@ def sub_blends(
     -----
     The groups are the islands of the map's logarithm whose prominence is above -ln(valley), see `hills`. Beside the
     footprints of a deconvolved image, of its curvature and of higher thresholds, and beside distances in units of a
-    source's extent, these left the least contamination for groups of a given size: see ``benchmarks/detection.py``.
+    source's extent, these left the least contamination for groups of a given size.
 
     Examples
     --------
