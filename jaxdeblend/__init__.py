@@ -25,6 +25,7 @@ from .catalog import overlap_metrics as overlap_metrics
 from .catalog import read_lsst_models as read_lsst_models
 from .catalog import render_image as render_image
 from .catalog import residual_image as residual_image
+from .catalog import restart_catalog as restart_catalog
 from .catalog import store_from_fits as store_from_fits
 from .catalog import store_to_fits as store_to_fits
 from .catalog import update_footprints as update_footprints

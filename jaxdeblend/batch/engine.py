@@ -14,9 +14,13 @@ import numpy as np
 from ..fit.initialize import Initialization
 from ..fit.optimizer import ProximalAdam
 from ..instrument.observation import Observation
+from ..model.blend import Blend
 from .plan import Bucket, Item
 from .result import Deblended
 from .schedule import Limits, Schedule
+
+Entry = tuple[Observation, object] | tuple[Observation, object, Blend | None]
+"""What is known of a blend: pixels, positions, and perhaps a fitted blend that sources at these positions join."""
 
 
 def deblend(
@@ -66,7 +70,7 @@ def deblend(
 
 
 def deblend_batch(
-    blends: Iterable[tuple[Observation, object]],
+    blends: Iterable[Entry],
     *,
     center_error: float | int | np.ndarray | Sequence[object] = 0.1,
     options: Initialization | None = None,
@@ -84,7 +88,8 @@ def deblend_batch(
     Parameters
     ----------
     blends
-        Pairs of an observation and positions (source, 2), (y, x) in pixels.
+        Pairs of an observation and positions (source, 2), (y, x) in pixels. Or, with a fitted blend as a third, sources
+        that join it, as by `jaxdeblend.add_sources`: the result has the sources there were, then the new ones.
     center_error
         1σ error per axis of the positions in pixels: one number, or one entry per blend, each a number or one per
         source.
@@ -138,7 +143,7 @@ def deblend_batch(
 
 
 def deblend_stream(
-    blends: Iterable[tuple[Observation, object]],
+    blends: Iterable[Entry],
     *,
     center_error: float | int | Iterable[object] = 0.1,
     options: Initialization | None = None,
@@ -154,7 +159,7 @@ def deblend_stream(
     Parameters
     ----------
     blends
-        Pairs of an observation and positions, as for `deblend_batch`; read once.
+        Observations, positions and perhaps fitted blends, as for `deblend_batch`; read once.
     center_error
         1σ error per axis of the positions in pixels: one number, or as many entries as blends, each a number or one per
         source.
@@ -187,18 +192,16 @@ def deblend_stream(
     yield from Schedule(options, optimizer, Limits(lanes, memory)).run(enumerate(_items(blends, center_error)))
 
 
-def _items(
-    blends: Iterable[tuple[Observation, object]], center_error: float | int | Iterable[object]
-) -> Iterator[Item]:
+def _items(blends: Iterable[Entry], center_error: float | int | Iterable[object]) -> Iterator[Item]:
     """Blends with the errors of their positions, checked."""
     errors = itertools.repeat(center_error) if isinstance(center_error, int | float) else iter(center_error)
     end = object()
     number = 0
-    for number, (obs, centers) in enumerate(blends, start=1):
+    for number, (obs, centers, *start) in enumerate(blends, start=1):
         error = next(errors, end)
         if error is end:
             raise ValueError(f"center_error: got {number - 1} entries, and more blends; give one per blend.")
-        yield Item.of(obs, centers, error)
+        yield Item.of(obs, centers, error, *start)
     if not isinstance(center_error, int | float) and next(errors, end) is not end:
         raise ValueError(f"center_error: got more entries than the {number} blends; give one per blend.")
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
+from ..fit.extend import extend_arrays
 from ..fit.initialize import Initialization, initialize_arrays
 from ..fit.loop import FitResult, FitState, Problem
 from ..fit.optimizer import ProximalAdam
@@ -54,9 +55,11 @@ class Settings(eqx.Module):
     def start(self, blend: dict[str, PyTree]) -> Problem:
         """The first model of a blend, ready to be fitted."""
         obs = observation_of(blend)
-        initial = initialize_arrays(
-            obs, blend["centers"], blend["errors"], blend["active"], self.stamp_edge, self.options
-        )
+        sources = blend["centers"], blend["errors"], blend["active"], self.stamp_edge, self.options
+        if "start" in blend:
+            initial = extend_arrays(blend["start"], obs, *sources)
+        else:
+            initial = initialize_arrays(obs, *sources)
         return Problem(initial, obs, self.optimizer)
 
 

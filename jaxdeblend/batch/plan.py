@@ -4,6 +4,8 @@ A compiled program has fixed shapes. Each blend is padded to the next rung of a 
 edge, number of sources), so that a catalog of any blends needs a few programs only. Padding changes nothing:
 added pixels have weight 0 and lie outside the model's extent, added sources are dark and counted nowhere.
 
+Sources may join a fitted blend, the *start* of its next fit; it is padded in the same way.
+
 Everything here is NumPy on the host; nothing is compiled for the shapes of the input.
 """
 
@@ -19,6 +21,8 @@ from ..fit.initialize import check_centers, check_errors
 from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
+from ..model.blend import Blend, Stack
+from ..model.prior import CenterPrior
 
 PIXELS_PER_SOURCE = 11
 """Edge of a blend in pixels for each of its sources, usually; fewer sources do not get a program of their own."""
@@ -31,13 +35,17 @@ class Bucket:
     Attributes
     ----------
     n_bands, n_sources
-        Numbers of bands and sources.
+        Numbers of bands and of sources that are initialized.
     image_edge, psf_edge, stamp_edge
         Edges in pixels.
     model_psf
         Kind of the PSF of model space.
     has_kernel
         Whether the observations bring their own difference kernels.
+    n_start
+        Number of sources of the start.
+    start
+        Kind of the start; None if there is none.
     """
 
     n_bands: int
@@ -47,16 +55,18 @@ class Bucket:
     n_sources: int
     model_psf: Hashable
     has_kernel: bool
+    n_start: int = 0
+    start: Hashable = None
 
     @property
     def cost(self) -> int:
         """What buckets are ordered by, about the time of a call."""
-        return self.image_edge**2 * self.n_sources
+        return self.image_edge**2 * (self.n_sources + self.n_start)
 
     @property
     def memory(self) -> int:
         """Bytes that one blend takes while it is fitted, about."""
-        return 64 * self.image_edge**2 * self.n_bands * self.n_sources
+        return 64 * self.image_edge**2 * self.n_bands * (self.n_sources + self.n_start)
 
     @property
     def beyond_ladder(self) -> bool:
@@ -76,32 +86,49 @@ class Item:
         Positions (source, 2).
     errors
         Error of each position.
+    start
+        Fitted blend that these sources join; None if there is none.
     """
 
     obs: Observation
     centers: np.ndarray
     errors: np.ndarray
+    start: Blend | None = None
 
     @classmethod
-    def of(cls, obs: Observation, centers: object, center_error: object) -> "Item":
-        """Check the positions and their errors."""
+    def of(cls, obs: Observation, centers: object, center_error: object, start: Blend | None = None) -> "Item":
+        """Check the positions and their errors, and the frame of the start."""
         positions = check_centers(centers)
-        return cls(obs, positions, check_errors(center_error, len(positions)))
+        if start is not None and start.frame != obs.shape:
+            raise ValueError(f"blend: got a blend for the frame {start.frame}; the observation's shape is {obs.shape}.")
+        if start is not None and not len(start.centers):
+            start = None
+        return cls(obs, positions, check_errors(center_error, len(positions)), start)
 
     @functools.cached_property
     def bucket(self) -> Bucket:
         """The smallest rungs that hold the blend."""
         edge = rung(max(self.obs.shape), IMAGE_EDGES)
         usual = min(SOURCE_COUNTS, key=lambda count: abs(count - min(edge, 128) / PIXELS_PER_SOURCE))
+        start = None if self.start is None else self.padded_start
         return Bucket(
             n_bands=len(self.obs.bands),
             image_edge=edge,
             psf_edge=rung(_kernel_edge(self.obs), PSF_EDGES),
             stamp_edge=default_stamp_edge((edge, edge)),
-            n_sources=rung(max(len(self.centers), usual), SOURCE_COUNTS),
+            n_sources=rung(max(len(self.centers), usual if start is None else 1), SOURCE_COUNTS),
             model_psf=jax.tree.structure(self.obs.model_psf),
             has_kernel=self.obs.kernel is not None,
+            n_start=0 if start is None else len(start.centers),
+            start=None if start is None else (jax.tree.structure(start), tuple(map(np.shape, jax.tree.leaves(start)))),
         )
+
+    @functools.cached_property
+    def padded_start(self) -> Blend:
+        """The start, padded to rungs; components of one kind lie in one stack."""
+        assert self.start is not None
+        edge, dtype = rung(max(self.obs.shape), IMAGE_EDGES), np.asarray(self.obs.images).dtype
+        return _padded_blend(jax.tree.map(lambda leaf: _of_dtype(leaf, dtype), self.start), edge)
 
 
 def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
@@ -121,7 +148,7 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
     dict
         ``images``, ``weights`` (lane, band, y, x), ``psf`` (lane, band, y, x), ``psf_edge`` (lane), the edge before
         padding, ``extent`` (lane, 2), ``centers`` (lane, source, 2), ``errors`` and ``active`` (lane, source),
-        ``model_psf``, and ``kernel`` if the bucket has one.
+        ``model_psf``, and ``kernel`` and ``start`` if the bucket has them.
     """
     n_bands, edge, count = bucket.n_bands, bucket.image_edge, bucket.n_sources
     dtype = np.asarray(items[0].obs.images).dtype
@@ -151,6 +178,9 @@ def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
     packed["model_psf"] = jax.tree.map(lambda *leaves: np.stack(leaves), *[obs.model_psf for obs in members])
     if bucket.has_kernel:
         packed["kernel"] = np.stack([_padded(obs.kernel.image, bucket.psf_edge) for obs in members if obs.kernel])
+    if bucket.start is not None:
+        starts = [items[min(lane, len(items) - 1)].padded_start for lane in range(lanes)]
+        packed["start"] = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
     return packed
 
 
@@ -162,6 +192,38 @@ def lane_of(lanes: PyTree, number: int | AnyArray) -> PyTree:
 def _kernel_edge(obs: Observation) -> int:
     """The larger of the edges of PSF and difference kernel."""
     return obs.psf.edge if obs.kernel is None else max(obs.psf.edge, obs.kernel.image.shape[-1])
+
+
+def _of_dtype(leaf: AnyArray, dtype: np.dtype) -> np.ndarray:
+    """An array on the host, of this type if it is one of floating-point numbers."""
+    array = np.asarray(leaf)
+    return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
+
+
+def _padded_blend(blend: Blend, edge: int) -> Blend:
+    """A blend with dark sources and dark components, on a larger frame."""
+    n = len(blend.centers)
+    count = rung(n, SOURCE_COUNTS)
+    centers, mean, sigma, active = (
+        np.concatenate([array, np.zeros((count - n, *array.shape[1:]), array.dtype)])
+        for array in map(np.asarray, (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active))
+    )
+    groups: dict[Hashable, list[Stack]] = {}
+    for stack in blend.stacks:
+        if len(stack.source):
+            groups.setdefault(stack.kind, []).append(stack)
+    # stacks of at least half as many components as sources: few sizes occur
+    stacks = tuple(_padded_stack(groups[kind], count // 2) for kind in sorted(groups, key=str))
+    return Blend(centers, CenterPrior(mean, sigma), stacks, active, (edge, edge))
+
+
+def _padded_stack(stacks: list[Stack], least: int) -> Stack:
+    """Components of one kind in one stack, and dark ones after them."""
+    stack = jax.tree.map(lambda *arrays: np.concatenate(arrays), *stacks)
+    n = len(stack.source)
+    places = np.resize(np.arange(n), rung(max(n, least), SOURCE_COUNTS))
+    stack = jax.tree.map(lambda array: array[places], stack)
+    return Stack(stack.component, stack.source, stack.active & (np.arange(len(places)) < n))
 
 
 def _padded(stamps: AnyArray, edge: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import QTable
 from jaxtyping import Bool, Float, Int
 
+from ..fit.extend import picked
 from ..fit.loop import RESULTS, FitResult
 from ..instrument.host import AnyArray
 from ..measure.photometry import Measurements
@@ -101,7 +102,11 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
     height, width = item.obs.shape
     blend = Blend(fit.blend.centers, fit.blend.center_prior, fit.blend.stacks, fit.blend.active, (height, width))
     fit = FitResult(blend, fit.loss, fit.n_steps, fit.status)
-    return first_sources(Deblended(fit, measurements, models[:, :, :height, :width], item.obs.bands), len(item.centers))
+    result = Deblended(fit, measurements, models[:, :, :height, :width], item.obs.bands)
+    if item.start is None:
+        return first_sources(result, len(item.centers))
+    known, new = np.arange(len(item.start.centers)), np.arange(len(item.centers))
+    return some_sources(result, np.concatenate([known, item.bucket.n_start + new]))
 
 
 def first_sources(result: Deblended, count: int) -> Deblended:
@@ -135,6 +140,39 @@ def first_sources(result: Deblended, count: int) -> Deblended:
         fit=FitResult(trimmed, fit.loss, fit.n_steps, fit.status),
         measurements=jax.tree.map(lambda array: array[:count], result.measurements),
         source_models=result.source_models[:count],
+        bands=result.bands,
+    )
+
+
+def some_sources(result: Deblended, places: Int[np.ndarray, " source"]) -> Deblended:
+    """Some sources of a blend, as they were fitted together with the others.
+
+    Parameters
+    ----------
+    result
+        A deblended blend.
+    places
+        Places of the sources wanted, in the order wanted.
+
+    Returns
+    -------
+    Deblended
+        The same of these sources.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> result = some_sources(jd.deblend(obs, [(8.0, 5.0), (8.0, 11.0)]), np.array([1, 0]))
+    >>> result.blend.center_prior.mean[:, 1].tolist()
+    [11.0, 5.0]
+    """
+    fit = result.fit
+    return Deblended(
+        fit=FitResult(picked(fit.blend, places), fit.loss, fit.n_steps, fit.status),
+        measurements=jax.tree.map(lambda array: array[places], result.measurements),
+        source_models=result.source_models[places],
         bands=result.bands,
     )
 

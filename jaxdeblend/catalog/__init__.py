@@ -18,6 +18,7 @@ from .products import cutout as cutout
 from .products import render_image as render_image
 from .products import residual_image as residual_image
 from .records import stored_tables as stored_tables
+from .restart import restart_catalog as restart_catalog
 from .single_band import SingleBandCatalog as SingleBandCatalog
 from .single_band import deblend_single_band_exposure as deblend_single_band_exposure
 from .store import STORED_CLASSES as STORED_CLASSES

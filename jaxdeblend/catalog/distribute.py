@@ -161,7 +161,7 @@ def sent(cutout: Cutout) -> Cutout:
     def lift(leaf: object) -> object:
         return _Device(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf
 
-    unit = dataclasses.replace(cutout.unit, exclude=None)
+    unit = dataclasses.replace(cutout.unit, exclude=None, footprint=None)
     return dataclasses.replace(cutout, unit=unit, obs=jax.tree.map(lift, cutout.obs))
 
 

@@ -82,7 +82,7 @@ def find_parents(
     """
     labels = np.asarray(detection.labels)
     positions = detection.centers if centers is None else np.asarray(centers, float).reshape(-1, 2)
-    pixels, rows = _pixels(positions, exposure.shape)
+    pixels, rows = pixels_of(positions, exposure.shape)
     outside = labels[tuple(pixels.T)] == 0
     if outside.any():
         labels = _with_squares(labels, pixels[outside], math.ceil(1.5 * exposure.widest_fwhm()))
@@ -135,10 +135,17 @@ def _grid_range(start: int, length: int, size: int, step: int) -> tuple[int, int
     return min(max(first, 0), size - wanted), wanted
 
 
-def _pixels(
+def pixels_of(
     centers: Float[np.ndarray, "source 2"], shape: tuple[int, int]
 ) -> tuple[Int[np.ndarray, "kept 2"], Int[np.ndarray, " kept"]]:
-    """Pixels of the positions that are on the image, and their rows."""
+    """Pixels of the positions that are on the image, and their rows.
+
+    Examples
+    --------
+    >>> pixels, rows = pixels_of(np.array([[2.6, 3.2], [-0.6, 4.0], [np.nan, 1.0]]), (8, 8))
+    >>> pixels.tolist(), rows.tolist()
+    ([[3, 3]], [0])
+    """
     with np.errstate(invalid="ignore"):
         inside = ((centers >= -0.5) & (centers < np.array(shape) - 0.5)).all(axis=1)
     rows = np.flatnonzero(inside)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import overload
 
@@ -23,7 +23,7 @@ from .distribute import CHUNK, Distributor, Job
 from .plan import WorkUnit, make_plan, plan_digest
 from .records import SKIPPED, Outcome, parent_table, source_table, stored_tables, unfitted_record
 from .running import Cutter, Runner
-from .store import StoreHeader, StoreWriter, partial_folder
+from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class StoredCatalog:
         return _without_flux(self.table)
 
 
-class _Stopwatch:
+class Stopwatch:
     """Seconds of stages, one after the other."""
 
     def __init__(self):
@@ -269,13 +269,13 @@ def deblend_catalog(
         raise ValueError("workers: they fit for a store only; give store as well.")
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}; give the number of blends that are sent together, at least 1.")
-    watch = _Stopwatch()
-    exposure = _with_bad_planes(exposure, settings.bad_mask)
+    watch = Stopwatch()
+    exposure = with_bad_planes(exposure, settings.bad_mask)
     whole = exposure.observation()
     detection = detect(
         whole, method=settings.detection, threshold=settings.threshold if threshold is None else threshold
     )
-    positions, errors = _positions(detection, centers, center_error)
+    positions, errors = positions_of(detection, centers, center_error)
     watch.ended("detect")
     plan = make_plan(
         exposure, detection, positions, config, pseudo=_pseudo(centers, len(positions), settings), margin=margin
@@ -297,7 +297,7 @@ def deblend_catalog(
         wcs="" if exposure.wcs is None else exposure.wcs.to_header_string(relax=True),
     )
     fitter = runner if workers is None else Distributor(workers, cutter.cut, Job.of(settings, catch=catch), chunk)
-    _into_store(fitter, _shard_of(plan, shard), Path(store), header, resume, progress)
+    into_store(fitter, _shard_of(plan, shard), Path(store), header, resume, progress)
     watch.ended("fit")
     tables = stored_tables(store, positions)
     watch.ended("tables")
@@ -345,18 +345,40 @@ def _in_memory(
     )
 
 
-def _into_store(
+def into_store(
     fitter: Runner | Distributor,
     units: tuple[WorkUnit, ...],
     path: Path,
     header: StoreHeader,
     resume: bool,
     progress: Callable[[int, int], None] | None,
+    copies: Iterable[StoredBlend] = (),
 ) -> None:
-    """Fit the units that the store does not have yet, and store them as they finish."""
+    """Fit the units that the store does not have yet, and store them as they finish.
+
+    Parameters
+    ----------
+    fitter
+        What fits them.
+    units
+        The units.
+    path
+        The store.
+    header
+        What holds for all blends.
+    resume
+        Whether to go on with the store if there is one.
+    progress
+        Called as progress(number of blends just done, number of all blends to do).
+    copies
+        Records of other blends, which are stored as they are.
+    """
     there = path.exists() or partial_folder(path).exists()
     begin = StoreWriter.resume if resume and there else StoreWriter.create
     with begin(path, header, batch=STORE_BATCH) as writer:
+        for record in copies:
+            if record.id not in writer.finished:
+                writer.append(record)
         todo = [unit for unit in units if unit.id not in writer.finished]
         for unit in todo:
             if unit.skip:
@@ -377,8 +399,8 @@ def _shard_of(plan: tuple[WorkUnit, ...], shard: tuple[int, int]) -> tuple[WorkU
     return plan[number - 1 :: count]
 
 
-def _with_bad_planes(exposure: Exposure, names: tuple[str, ...] | None) -> Exposure:
-    """The exposure with pixels of these mask planes, and no others, as unusable."""
+def with_bad_planes(exposure: Exposure, names: tuple[str, ...] | None) -> Exposure:
+    """The exposure with pixels of these mask planes, and no others, as unusable; None: as it was read."""
     if names is None:
         return exposure
     pattern = bad_pattern("the exposure", exposure.mask_planes, names)
@@ -396,20 +418,11 @@ def _pseudo(centers: object | None, count: int, config: DeblendConfig) -> np.nda
     return pseudo
 
 
-def _positions(
+def positions_of(
     detection: Detection, centers: object | None, center_error: object | None
 ) -> tuple[Float[np.ndarray, "source 2"], Float[np.ndarray, " source"]]:
     """Positions and their errors, as given or as detected."""
-    if isinstance(centers, Table):
-        if missing := [name for name in ("x", "y") if name not in centers.colnames]:
-            raise ValueError(f"centers: the table has no column {missing[0]}; give x and y in pixels.")
-        columns = [np.ma.filled(np.ma.asarray(np.asanyarray(centers[name])).astype(float), np.nan) for name in "yx"]
-        centers = np.stack(columns, axis=1)
-    positions = detection.centers if centers is None else np.asarray(centers, float)
-    if positions.size == 0:
-        positions = np.zeros((0, 2))
-    if positions.ndim != 2 or positions.shape[1] != 2:
-        raise ValueError(f"centers: got shape {positions.shape}; give (source, 2), (y, x) in pixels.")
+    positions = detection.centers if centers is None else given_positions(centers)
     if center_error is None:
         errors = np.asarray(detection.peaks["error"], float) if centers is None else np.float64(GIVEN_ERROR)
     else:
@@ -422,6 +435,21 @@ def _positions(
     if not (np.isfinite(errors) & (errors >= 0)).all():
         raise ValueError(f"center_error: got {center_error}; errors must be finite and not negative (0: fixed).")
     return positions, np.broadcast_to(errors, len(positions))
+
+
+def given_positions(centers: object, name: str = "centers") -> Float[np.ndarray, "source 2"]:
+    """Positions (y, x), of an array or of a table with the columns ``x`` and ``y``; masked ones are NaN."""
+    if isinstance(centers, Table):
+        if missing := [column for column in ("x", "y") if column not in centers.colnames]:
+            raise ValueError(f"{name}: the table has no column {missing[0]}; give x and y in pixels.")
+        columns = [np.ma.filled(np.ma.asarray(np.asanyarray(centers[axis])).astype(float), np.nan) for axis in "yx"]
+        centers = np.stack(columns, axis=1)
+    positions = np.asarray(centers, float)
+    if positions.size == 0:
+        positions = np.zeros((0, 2))
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        raise ValueError(f"{name}: got shape {positions.shape}; give (source, 2), (y, x) in pixels.")
+    return positions
 
 
 def _source_model(row: int, box: Box, cube: np.ndarray, level: np.ndarray) -> SourceModel:

@@ -23,6 +23,9 @@ OUTSIDE = "outside the image"
 PSEUDO = "pseudo source"
 """Why positions that are no sources are not fitted."""
 
+ALONE = "process_singles: it is alone"
+"""Why sources that are alone in their parent are not fitted, if they shall not be."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WorkUnit:
@@ -46,6 +49,8 @@ class WorkUnit:
         Why it is not fitted; empty if it is.
     exact_spectra
         Whether its spectra are solved for exactly in the end, if the optimizer does so.
+    footprint
+        True on pixels of the window that belong to its parent and are used; None if it has no parent.
     """
 
     id: int
@@ -56,6 +61,7 @@ class WorkUnit:
     exclude: Bool[np.ndarray, "y x"] | None = None
     skip: str = ""
     exact_spectra: bool = True
+    footprint: Bool[np.ndarray, "y x"] | None = None
 
     @property
     def own(self) -> Int[np.ndarray, " own"]:
@@ -159,7 +165,8 @@ def plan_digest(exposure: Exposure, positions: np.ndarray, errors: np.ndarray, p
 
 
 def _whole(number: int, parent: Parent) -> WorkUnit:
-    return WorkUnit(0, number, parent.rows, len(parent.rows), parent.box, parent.exclude)
+    n_own = len(parent.rows)
+    return WorkUnit(0, number, parent.rows, n_own, parent.box, parent.exclude, footprint=parent.footprint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,10 +209,11 @@ class _Budget:
         """A piece of a parent, on the pixels that it shares with the parent's window."""
         inner = piece.box.overlap(parent.box)
         box = grid_box(inner, self.exposure.shape)
-        exclude = np.ones(box.shape, bool)
+        exclude, footprint = np.ones(box.shape, bool), np.zeros(box.shape, bool)
         of_piece, of_parent, own = (_inside(inner, outer) for outer in (piece.box, parent.box, box))
         exclude[own] = piece.exclude[of_piece] | parent.exclude[of_parent]
-        return WorkUnit(0, number, parent.rows[piece.rows], len(piece.own), box, exclude)
+        footprint[own] = parent.footprint[of_parent] & ~exclude[own]
+        return WorkUnit(0, number, parent.rows[piece.rows], len(piece.own), box, exclude, footprint=footprint)
 
     def _reason(self, parent: Parent) -> str:
         """Why a parent is not fitted; empty if it is."""
@@ -227,7 +235,7 @@ class _Budget:
             bits = np.any(self.exposure.plane(plane)[(slice(None), *parent.box.slices)], axis=0)
             if (share := float(np.mean(bits[parent.footprint]))) > largest:
                 return f"mask_limits: {share:.3f} > {largest:g} of {plane}"
-        return "process_singles: it is alone" if n == 1 and not config.process_singles else ""
+        return ALONE if n == 1 and not config.process_singles else ""
 
 
 def _inside(inner: Box, outer: Box) -> tuple[slice, slice]:

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from ..batch import Deblended, deblend, deblend_stream, first_sources
+from ..batch import Deblended, deblend_batch, deblend_stream, first_sources, some_sources
 from ..fit import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..io import Exposure
+from ..model.blend import Blend
 from .plan import WorkUnit
 from .records import FAILED, fitted_record, unfitted_record
 from .store import StoredBlend
@@ -35,17 +36,39 @@ class Cutout:
         What it is fitted to.
     positions, errors
         Positions (y, x) of its rows in pixels of the exposure, and their 1σ errors.
+    start
+        Fitted blend in the pixels of the unit's window, of some of its rows; None if there is none.
+    started
+        Places of these rows in the unit.
     """
 
     unit: WorkUnit
     obs: Observation
     positions: Float[np.ndarray, "source 2"]
     errors: Float[np.ndarray, " source"]
+    start: Blend | None = None
+    started: Int[np.ndarray, " started"] = dataclasses.field(default_factory=lambda: np.zeros(0, int))
 
     @property
-    def centers(self) -> Float[np.ndarray, "source 2"]:
-        """Positions in the pixels of the unit's window."""
-        return local_positions(self.positions, self.unit.box)
+    def new(self) -> Int[np.ndarray, " new"]:
+        """Places of the rows that are not part of the start."""
+        return np.setdiff1d(np.arange(len(self.unit.rows)), self.started)
+
+    @property
+    def centers(self) -> Float[np.ndarray, "new 2"]:
+        """Positions of the new rows in the pixels of the unit's window."""
+        return local_positions(self.positions, self.unit.box)[self.new]
+
+    @property
+    def entry(self) -> tuple[Observation, Float[np.ndarray, "new 2"], Blend | None]:
+        """What the batch engine is given; the errors go beside it."""
+        return self.obs, self.centers, self.start
+
+    def in_order(self, result: Deblended) -> Deblended:
+        """What the engine made of it, the sources in the order of the unit's rows."""
+        if self.start is None:
+            return result
+        return some_sources(result, np.argsort(np.concatenate([self.started, self.new])))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,7 +186,7 @@ class Runner:
         failed: deque[Finished] = deque()
         errors: deque[np.ndarray] = deque()
 
-        def blends() -> Iterator[tuple[Observation, np.ndarray]]:
+        def blends() -> Iterator[tuple[Observation, np.ndarray, Blend | None]]:
             number = 0
             for unit in units:
                 try:
@@ -175,8 +198,8 @@ class Runner:
                     continue
                 waiting[number] = cutout
                 number += 1
-                errors.append(cutout.errors)
-                yield cutout.obs, cutout.centers
+                errors.append(cutout.errors[cutout.new])
+                yield cutout.entry
 
         def errors_as_read() -> Iterator[np.ndarray]:
             while errors:
@@ -189,17 +212,17 @@ class Runner:
             while failed:
                 yield failed.popleft()
             cutout = waiting.pop(number)
-            yield Finished(cutout.unit, cutout, result)
+            yield Finished(cutout.unit, cutout, cutout.in_order(result))
         yield from failed
 
     def _alone(self, unit: WorkUnit) -> Finished:
         try:
             one = self.cut(unit)
-            optimizer = self._optimizer(unit.exact_spectra)
-            result = deblend(one.obs, one.centers, center_error=one.errors, options=self.options, optimizer=optimizer)
+            errors, optimizer = [one.errors[one.new]], self._optimizer(unit.exact_spectra)
+            (result,) = deblend_batch([one.entry], center_error=errors, options=self.options, optimizer=optimizer)
         except Exception as error:
             return Finished.failed(unit, error)
-        return Finished(unit, one, result)
+        return Finished(unit, one, one.in_order(result))
 
     def _optimizer(self, exact_spectra: bool) -> ProximalAdam:
         """The optimizer, or the same without exact spectra; both go through the same programs."""

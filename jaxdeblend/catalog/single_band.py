@@ -15,7 +15,7 @@ from ..instrument.psf_field import as_field
 from ..io import Exposure, SourceModel
 from ..single_band import SingleBandConfig, SingleBandFlag, SingleBandResult, deblend_single_band_batch
 from .parents import Parent, find_parents
-from .pipeline import _positions, _source_model
+from .pipeline import _source_model, positions_of
 from .plan import NO_PARENT
 from .running import local_positions
 
@@ -173,7 +173,7 @@ def deblend_single_band_exposure(
     ([100.0], [True])
     """
     detection = detect(exposure.observation(), threshold=threshold)
-    positions, _ = _positions(detection, centers, None)
+    positions, _ = positions_of(detection, centers, None)
     parents = find_parents(exposure, detection, positions, margin=_margin(exposure))
     sheet = _Sheet(exposure, len(positions))
     for chunk in _chunks(parents, len(exposure.bands)):

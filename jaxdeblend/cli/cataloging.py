@@ -97,11 +97,11 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
         )
     y, x = result.positions.T
     write_catalog(Table({"y": y, "x": x}), options.output / POSITIONS, overwrite=True)
-    counts = _counts(result.table, result.parents)
+    counts = counts_of(result.table, result.parents)
     text = f"{counts['sources']} sources in {counts['parents']} parents; {counts['without_flux']} have no flux"
     if options.shard[1] > 1:
         return f"{text}\nwrote {options.store}; once all shards are done: jaxdeblend merge {options.output}", 0
-    names = _write(options.output, options.kind, result.table, result.parents, exposure.bands)
+    names = write_tables(options.output, options.kind, result.table, result.parents, exposure.bands)
     if options.write_mask:
         with ModelStore(options.store) as store:
             marked = mask_not_deblended(store, exposure, detection=result.detection)
@@ -138,8 +138,8 @@ def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> t
     given = read_positions(output / POSITIONS)[0]
     path = merge_stores(stores, output / STORE, overwrite=overwrite)
     table, parents = stored_tables(path, given)
-    names = _write(output, kind, table, parents, _bands(table))
-    counts = _counts(table, parents)
+    names = write_tables(output, kind, table, parents, _bands(table))
+    counts = counts_of(table, parents)
     text = f"{len(stores)} shards: {counts['sources']} sources in {counts['parents']} parents"
     return f"{text}\nwrote {', '.join((STORE, *names))} to {output}", int(counts["without_flux"] > 0)
 
@@ -161,8 +161,25 @@ def _shards(folder: Path) -> list[Path]:
     return paths
 
 
-def _write(folder: Path, kind: str, table: QTable, parents: Table, bands: tuple[str, ...]) -> tuple[str, ...]:
-    """Write the tables; their names."""
+def write_tables(folder: Path, kind: str, table: QTable, parents: Table, bands: tuple[str, ...]) -> tuple[str, ...]:
+    """Write the tables of a catalog.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    kind
+        Format of the tables.
+    table, parents
+        Sources and parents.
+    bands
+        Names of the bands.
+
+    Returns
+    -------
+    tuple of str
+        Names of the files.
+    """
     names = (f"catalog.{kind}", f"parents.{kind}")
     for name, one in zip(names, (table, parents), strict=True):
         one.meta = {"software": f"jaxdeblend {__version__}", "bands": ",".join(bands)}
@@ -174,7 +191,19 @@ def _bands(table: QTable) -> tuple[str, ...]:
     return tuple(name.removeprefix("blendedness_") for name in table.colnames if name.startswith("blendedness_"))
 
 
-def _counts(table: QTable, parents: Table) -> Mapping[str, int]:
+def counts_of(table: QTable, parents: Table) -> Mapping[str, int]:
+    """Numbers of sources and parents, and of those with which something is wrong.
+
+    Parameters
+    ----------
+    table, parents
+        Sources and parents.
+
+    Returns
+    -------
+    Mapping
+        Counts by name.
+    """
     fluxes = np.stack([np.asarray(table[f"flux_{band}"]) for band in _bands(table)])
     return {
         "sources": len(table),

@@ -33,6 +33,7 @@ from .options import (
     output_options,
 )
 from .products import products
+from .restarting import restart
 from .simulate import simulate
 from .single_band import SingleBandOptions, run_single_band
 from .warmup import run_warmup
@@ -349,6 +350,7 @@ def match_psf(
 
 group.add_command(simulate)
 group.add_command(products)
+group.add_command(restart)
 
 _INPUTS = tuple(field.name for field in dataclasses.fields(Inputs) if field.name not in ("images", "bands"))
 _MATCHING = ("solver", "order", "cell", "kernel_edge", "allow_deconvolution", "mask_share")

@@ -1,13 +1,15 @@
 """From a fitted blend to one with more sources."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
-from .initialize import Initialization, initialize
+from .initialize import Initialization, initialize, initialize_arrays
 from .render import render, render_terms
 from .spectra import solve_spectra
 
@@ -64,10 +66,38 @@ def add_sources(
     return _solved(_joined(blend, new), obs)
 
 
-@eqx.filter_jit
-def _rest(blend: Blend, obs: Observation) -> jnp.ndarray:
+def extend_arrays(
+    blend: Blend,
+    obs: Observation,
+    positions: Float[Array, "source 2"],
+    error: Float[Array, " source"],
+    active: Bool[Array, " source"],
+    edge: int,
+    options: Initialization,
+) -> Blend:
+    """The same as a pure function of arrays, for `jax.vmap` over blends.
+
+    Parameters
+    ----------
+    blend
+        The blend, which may be padded.
+    obs
+        Observation of the same frame.
+    positions, error, active, edge, options
+        As for `jaxdeblend.fit.initialize.initialize_arrays`, of the new sources.
+    """
+    obs = obs.prepared()
+    rest = eqx.tree_at(lambda o: o.images, obs, _left(blend, obs))
+    both = _joined(blend, initialize_arrays(rest, positions, error, active, edge, options))
+    return solve_spectra(both, obs, render_terms(both, obs))
+
+
+def _left(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     """What a blend leaves of the images; 0 where they are unusable."""
     return jnp.where(obs.weights > 0, obs.images - render(blend, obs), 0.0)
+
+
+_rest = eqx.filter_jit(_left)
 
 
 @eqx.filter_jit
@@ -78,7 +108,14 @@ def _solved(blend: Blend, obs: Observation) -> Blend:
 def _joined(one: Blend, two: Blend) -> Blend:
     """The sources of two blends of one frame."""
     first = len(one.centers)
-    stacks = tuple(Stack(stack.component, stack.source + first, stack.active) for stack in two.stacks)
+    stacks = list(one.stacks)
+    for stack in two.stacks:
+        new = Stack(stack.component, stack.source + first, stack.active)
+        place = next((place for place, known in enumerate(stacks) if known.kind == new.kind), None)
+        if place is None:
+            stacks.append(new)
+        else:
+            stacks[place] = _concatenated(stacks[place], new)
     prior = CenterPrior(
         jnp.concatenate([one.center_prior.mean, two.center_prior.mean]),
         jnp.concatenate([one.center_prior.sigma, two.center_prior.sigma]),
@@ -86,7 +123,43 @@ def _joined(one: Blend, two: Blend) -> Blend:
     return Blend(
         jnp.concatenate([one.centers, two.centers]),
         prior,
-        (*one.stacks, *stacks),
-        np.concatenate([one.active, two.active]),
+        tuple(stacks),
+        jnp.concatenate([jnp.asarray(one.active), jnp.asarray(two.active)]),
         one.frame,
     )
+
+
+def _concatenated(one: Stack, two: Stack) -> Stack:
+    """Components of one kind, one after the other."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]), one, two)
+
+
+def picked(blend: Blend, places: np.ndarray) -> Blend:
+    """Some sources of a fitted blend, in the order wanted; on the host.
+
+    Parameters
+    ----------
+    blend
+        The blend.
+    places
+        Places of the sources wanted.
+
+    Returns
+    -------
+    Blend
+        These sources without dark components, but for sources that have no others.
+    """
+    number = np.full(len(blend.centers), -1)
+    number[places] = np.arange(len(places))
+    stacks = [jax.tree.map(np.asarray, stack) for stack in blend.stacks]
+    lit = {int(source) for stack in stacks for source in stack.source[stack.active]}
+    kept = []
+    for stack in stacks:
+        wanted = np.flatnonzero((number[stack.source] >= 0) & (stack.active | ~np.isin(stack.source, [*lit])))
+        part = jax.tree.map(lambda array, wanted=wanted: array[wanted], stack)
+        kept.append(Stack(part.component, number[part.source].astype(part.source.dtype), part.active))
+    centers, mean, sigma, active = (
+        np.asarray(array)[places]
+        for array in (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active)
+    )
+    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame)

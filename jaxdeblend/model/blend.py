@@ -6,6 +6,7 @@ with one more axis. Outside, `Blend.sources` gives them back as a list.
 """
 
 import functools
+from collections.abc import Hashable
 
 import equinox as eqx
 import jax
@@ -40,6 +41,12 @@ class Stack(eqx.Module):
     component: AbstractComponent
     source: Int[AnyArray, " component"]
     active: Bool[AnyArray, " component"]
+
+    @property
+    def kind(self) -> Hashable:
+        """What must agree for components of two stacks to lie in one."""
+        leaves, tree = jax.tree.flatten(self.component)
+        return tree, tuple((jnp.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves)
 
     def terms(self) -> tuple[Float[Array, "component term band"], Float[Array, "component term s s"]]:
         """Terms of each component; those of padding are dark."""

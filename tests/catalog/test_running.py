@@ -128,7 +128,7 @@ def test_config_reaches_detection_and_fit(exposure, detection, monkeypatch):
 def test_bad_planes(exposure):
     window = (slice(None), slice(40, 41), slice(60, 80))
     for planes, count in ((None, 10), ((), 0), (("BAD",), 0), (("SAT",), 10)):
-        found = pipeline._with_bad_planes(exposure, planes)
+        found = pipeline.with_bad_planes(exposure, planes)
         assert np.sum(found.mask[window]) == count
         np.testing.assert_array_equal(found.mask_bits, exposure.mask_bits)
 

@@ -188,3 +188,27 @@ def test_a_mask_is_written(folder, arguments, tmp_path, capsys):
     y, x = np.round(star_field.STARS[ROWS]).astype(int).T
     assert marked[:, y, x].all() and marked.mean() < 0.5
     np.testing.assert_array_equal(again.mask, star_field.mask())
+
+
+def test_missed_sources_are_added(folder, output, tmp_path, capsys):
+    y, x = np.vstack([star_field.STARS[3], [500.0, 3.0]]).T
+    Table({"x": x + 1, "y": y + 1}).write(tmp_path / "more.ecsv")
+    given = [
+        "restart",
+        str(output),
+        str(folder / "exposure.toml"),
+        "--add",
+        str(tmp_path / "more.ecsv"),
+        "--origin",
+        "1",
+    ]
+    before = (output / "models.h5").read_bytes()
+    assert run([*given, "-o", str(tmp_path / "new")]) == 1  # two positions are off the image
+    assert "2 sources added, of which 1 were fitted; now 6 in 3 parents" in capsys.readouterr().out
+    table, old = QTable.read(tmp_path / "new" / "catalog.ecsv"), QTable.read(output / "catalog.ecsv")
+    np.testing.assert_allclose(table["flux_i"][4], star_field.FLUX[3, 1], rtol=0.1)
+    assert (table["flux_i"][:2] == old["flux_i"][:2]).all() and table["id"].tolist() == list(range(6))
+    assert (output / "models.h5").read_bytes() == before
+    assert len(Table.read(tmp_path / "new" / "positions.ecsv")) == 6
+    assert run([*given, "-o", str(output)]) == 2 and "exists already" in one_line(capsys)
+    assert run([*given, "-o", str(tmp_path / "new"), "--resume"]) == 1

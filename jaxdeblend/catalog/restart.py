@@ -1,0 +1,328 @@
+"""A catalog with sources that were missed: what they touch is fitted again, the rest of the store is kept."""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import KDTree
+
+from ..detect import Detection, detect
+from ..fit import RESULTS
+from ..fit.extend import picked
+from ..instrument.box import Box
+from ..io import Exposure, PathLike
+from ..model.blend import Blend, Stack
+from ..model.prior import CenterPrior
+from .config import DeblendConfig
+from .extended_plan import extend_plan
+from .pipeline import GIVEN_ERROR, Stopwatch, StoredCatalog, given_positions, into_store, positions_of, with_bad_planes
+from .plan import PSEUDO, WorkUnit, make_plan, plan_digest
+from .records import SKIPPED, stored_outcomes, stored_tables
+from .running import Cutout, Cutter, Runner
+from .store import ModelStore, StoredBlend
+
+logger = logging.getLogger(__name__)
+
+NEAR = 3.0
+"""Sources nearer to an added one than this many FWHM of the broadest PSF begin anew: their models have its light."""
+
+_DIGEST = re.compile(r"^# plan (\w+)$", re.MULTILINE)
+_ADDED = re.compile(r"^# added (\d+(?: \d+)*)$", re.MULTILINE)
+
+
+def restart_catalog(
+    store: PathLike,
+    exposure: Exposure,
+    added: object,
+    *,
+    output: PathLike,
+    center_error: object = GIVEN_ERROR,
+    positions: object | None = None,
+    position_error: object | None = None,
+    margin: int | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> StoredCatalog:
+    """Add sources to a catalog whose models are in a store: blends that they touch are fitted again.
+
+    The plan of the run that made the store is made once more, and compared with what the store says of it. An added
+    position joins the blend whose window holds it (`jaxdeblend.catalog.extended_plan.extend_plan`), and that blend is
+    fitted again on the same pixels: from the stored models of its sources, and a first model of what these leave, as
+    by `add_sources`. Sources within three FWHM of an added one begin anew, too: their shapes have taken its light, and
+    would give it up slowly. In a parent that was cut in pieces, all pieces whose window holds the position are fitted
+    again, from stored models of their neighbours, too. All other blends are copied, bit for bit.
+
+    Positions that no window holds become blends of their own. None gets lost: rows off the image (or NaN), and those on
+    a parent that was skipped for a limit of the configuration, have the reason. A touched blend that had failed, or was
+    skipped because its source was alone, is fitted from scratch. Limits are those of the first plan: no parent is
+    skipped or cut because sources were added.
+
+    Parameters
+    ----------
+    store
+        File of models that `deblend_catalog`, or an earlier restart, wrote. It is only read.
+    exposure
+        The exposure that it was made of.
+    added
+        Positions (y, x) in pixels of the sources to add, or a table with the columns ``x`` and ``y``.
+    output
+        File of models to write.
+    center_error
+        1σ error per axis of the added positions in pixels, one number or one per source.
+    positions
+        Positions of the rows of the store, as they were given, or as `StoredCatalog.positions`; by default those that
+        are detected.
+    position_error
+        Their errors, if they were given to the run; an earlier restart's added ones are among them.
+    margin
+        As it was given to the run.
+    resume
+        Whether to go on with the output if there is one, after the restart was stopped.
+    progress
+        Called as progress(number of blends just done, number of all blends to do).
+
+    Returns
+    -------
+    StoredCatalog
+        The whole catalog. Rows keep their numbers; those of added positions follow in the order given.
+
+    Raises
+    ------
+    ValueError
+        If exposure, positions and margin are not those of the store, or the store is unfinished or a shard; or as
+        `deblend_catalog`.
+    FileExistsError
+        If there is an output already, and `resume` is not set.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> dark = jd.Exposure(np.zeros((1, 32, 40)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    >>> first = jd.deblend_catalog(dark, [(-5.0, 8.0)], store=folder / "models.h5")
+    >>> again = jd.restart_catalog(
+    ...     first.path, dark, [(3.0, 99.0)], output=folder / "again.h5", positions=first.positions
+    ... )
+    >>> again.table["id"].tolist(), again.positions.tolist()
+    ([0, 1], [[-5.0, 8.0], [3.0, 99.0]])
+    """
+    if Path(output).absolute() == Path(store).absolute():
+        raise ValueError(f"output: got {output}, which is the store; give another file.")
+    watch = Stopwatch()
+    with ModelStore(store) as old:
+        settings = _settings_of(old)
+        exposure = with_bad_planes(exposure, settings.bad_mask)
+        detection = detect(exposure.observation(), method=settings.detection, threshold=settings.threshold)
+        watch.ended("detect")
+        first = _run_of(old, exposure, detection, settings, positions, position_error, margin)
+        new = given_positions(added, "added")
+        run = first.extended(exposure, detection, new, positions_of(detection, new, center_error)[1], margin)
+        kept = {unit.id for unit in first.plan if run.plan[unit.id] is unit}
+        todo = tuple(unit for unit in run.plan if unit.id not in kept)
+        watch.ended("plan")
+        logger.info("%d sources added; %d blends of %d are fitted", len(new), len(todo), len(run.plan))
+        cutter = StartCutter(Cutter(exposure, run.positions, run.errors), old, first.holders())
+        runner = Runner(cutter.cut, settings.initialization(), settings.optimizer(), catch=settings.catch_failures)
+        header = dataclasses.replace(old.header, config=run.config_text(exposure, settings))
+        copies = (record for record in old.records() if record.id in kept)
+        into_store(runner, todo, Path(output), header, resume, progress, copies)
+    watch.ended("fit")
+    tables = stored_tables(output, run.positions)
+    watch.ended("tables")
+    return StoredCatalog(Path(output), *tables, run.positions, detection, watch.seconds)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """What a store was, or will be, made of.
+
+    Attributes
+    ----------
+    positions, errors
+        Of all rows.
+    plan
+        The work units.
+    config
+        What the plan was made with; None: no limits.
+    counts
+        Number of rows of the first run, and after each restart.
+    """
+
+    positions: Float[np.ndarray, "source 2"]
+    errors: Float[np.ndarray, " source"]
+    plan: tuple[WorkUnit, ...]
+    config: DeblendConfig | None
+    counts: tuple[int, ...]
+
+    def extended(
+        self,
+        exposure: Exposure,
+        detection: Detection,
+        positions: Float[np.ndarray, "added 2"],
+        errors: Float[np.ndarray, " added"],
+        margin: int | None,
+    ) -> "_Run":
+        """The same with more rows."""
+        positions = np.concatenate([self.positions, positions])
+        plan = extend_plan(exposure, detection, self.plan, positions, self.config, margin=margin)
+        errors = np.concatenate([self.errors, errors])
+        return _Run(positions, errors, plan, self.config, (*self.counts, len(positions)))
+
+    def holders(self) -> dict[int, tuple[int, int]]:
+        """Unit whose fit of a row is kept, and the row's place there, by row."""
+        return {int(row): (unit.id, place) for unit in self.plan for place, row in enumerate(unit.own)}
+
+    def digest(self, exposure: Exposure) -> str:
+        """What the header of a store says of it."""
+        return plan_digest(exposure, self.positions, self.errors, self.plan)
+
+    def config_text(self, exposure: Exposure, settings: DeblendConfig) -> str:
+        """Configuration for the header of a store."""
+        added = " ".join(map(str, self.counts))
+        return f"{settings.to_toml()}# plan {self.digest(exposure)}\n# added {added}\n"
+
+
+def _settings_of(store: ModelStore) -> DeblendConfig:
+    """Configuration of the run that made a store."""
+    if not _DIGEST.search(store.header.config):
+        raise ValueError(f"store: {store.path} was not made by deblend_catalog: it does not say of which plan it is.")
+    return DeblendConfig.from_toml(store.header.config)
+
+
+def _run_of(
+    store: ModelStore,
+    exposure: Exposure,
+    detection: Detection,
+    settings: DeblendConfig,
+    positions: object | None,
+    error: object | None,
+    margin: int | None,
+) -> _Run:
+    """The run that made a store, found by its digest."""
+    n, counts = len(store.table("sources")), _ADDED.search(store.header.config)
+    rows = positions_of(detection, None if positions is None else given_positions(positions, "positions"), error)[0]
+    if len(rows) != n:
+        whose = "are detected" if positions is None else "were given"
+        raise ValueError(
+            f"positions: {len(rows)} {whose}, but {store.path} has {n} rows; give those of all of its rows, and the "
+            "store of a whole run: shards are merged first."
+        )
+    numbers = (n,) if counts is None else tuple(map(int, counts[1].split()))
+    for config in (settings, None):
+        plan = _plan_of(store, exposure, detection, rows, numbers, config, margin)
+        for errors in _possible_errors(detection, rows, error, numbers[0]):
+            run = _Run(rows, errors, plan, config, numbers)
+            if f"# plan {run.digest(exposure)}\n" in store.header.config:
+                return run
+    raise ValueError(
+        f"store: {store.path} is of another exposure, of other positions or another margin; give those that it was "
+        "made with."
+    )
+
+
+def _plan_of(
+    store: ModelStore,
+    exposure: Exposure,
+    detection: Detection,
+    positions: Float[np.ndarray, "source 2"],
+    counts: tuple[int, ...],
+    config: DeblendConfig | None,
+    margin: int | None,
+) -> tuple[WorkUnit, ...]:
+    """The plan of a first run, and of restarts after it."""
+    pseudo = np.zeros(counts[0], bool)
+    for one in stored_outcomes(store):
+        if one.reason == SKIPPED + PSEUDO:
+            pseudo[one.rows] = True
+    plan = make_plan(exposure, detection, positions[: counts[0]], config, pseudo=pseudo, margin=margin)
+    for count in counts[1:]:
+        plan = extend_plan(exposure, detection, plan, positions[:count], config, margin=margin)
+    return plan
+
+
+def _possible_errors(
+    detection: Detection, positions: Float[np.ndarray, "source 2"], error: object | None, first: int
+) -> Iterator[Float[np.ndarray, " source"]]:
+    """Errors that the positions may have had: as given; or those that are usual, for given or detected positions."""
+    usual = positions_of(detection, positions, error)[1]
+    yield usual
+    if error is None and len(detection.peaks) == first:
+        yield np.concatenate([np.asarray(detection.peaks["error"], float), usual[first:]])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StartCutter:
+    """Cuts out work units, and reads stored models of their sources to start from.
+
+    Attributes
+    ----------
+    cutter
+        Cuts out pixels.
+    store
+        Where the models are.
+    holders
+        Blend that holds the model of a row, and its place there, by row.
+    """
+
+    cutter: Cutter
+    store: ModelStore
+    holders: dict[int, tuple[int, int]]
+
+    def cut(self, unit: WorkUnit) -> Cutout:
+        """Cut out what one unit needs, and the models of sources that are not near to new ones."""
+        cutout = self.cutter.cut(unit)
+        parts, started = [], []
+        for number, places in self._held(unit, cutout.positions).items():
+            record = self.store.record(number)
+            if record.status in (RESULTS.CONVERGED, RESULTS.MAX_STEPS):
+                members = np.array([self.holders[int(unit.rows[place])][1] for place in places])
+                parts.append(_moved(record, members, unit.box))
+                started += places
+        if not started:
+            return cutout
+        return dataclasses.replace(cutout, start=_together(parts), started=np.array(started))
+
+    def _held(self, unit: WorkUnit, positions: Float[np.ndarray, "source 2"]) -> dict[int, list[int]]:
+        """Places in the unit of the rows whose model is good to start with, by the blend that holds it."""
+        new = [place for place, row in enumerate(unit.rows) if int(row) not in self.holders]
+        distance, _ = KDTree(positions[new]).query(positions)
+        found: dict[int, list[int]] = {}
+        for place in np.flatnonzero(distance > NEAR * self.cutter.exposure.widest_fwhm()):
+            if int(unit.rows[place]) in self.holders:
+                found.setdefault(self.holders[int(unit.rows[place])][0], []).append(int(place))
+        return found
+
+
+def _moved(record: StoredBlend, places: Int[np.ndarray, " source"], box: Box) -> Blend:
+    """Some sources of a stored blend, in the pixels of another window."""
+    blend = picked(record.blend, places)
+    centers, mean = np.asarray(blend.centers), np.asarray(blend.center_prior.mean)
+    shift = np.subtract(record.box.start, box.start).astype(centers.dtype)
+    prior = CenterPrior(mean + shift, blend.center_prior.sigma)
+    return Blend(centers + shift, prior, blend.stacks, blend.active, box.shape)
+
+
+def _together(parts: list[Blend]) -> Blend:
+    """The sources of several blends of one window, one after the other."""
+    firsts = np.cumsum([0, *(len(part.centers) for part in parts[:-1])])
+    stacks = tuple(
+        Stack(stack.component, stack.source + stack.source.dtype.type(first), stack.active)
+        for part, first in zip(parts, firsts, strict=True)
+        for stack in part.stacks
+    )
+    return Blend(
+        np.concatenate([part.centers for part in parts]),
+        CenterPrior(
+            np.concatenate([part.center_prior.mean for part in parts]),
+            np.concatenate([part.center_prior.sigma for part in parts]),
+        ),
+        stacks,
+        np.concatenate([part.active for part in parts]),
+        parts[0].frame,
+    )
