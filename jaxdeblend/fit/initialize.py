@@ -236,7 +236,8 @@ def with_shapes(
     shapes = jnp.where(point[:, None, None], star[None], shapes)
     amplitude = jnp.ones((len(peak), len(obs.bands)), peak.dtype)
     if spectra is not None:
-        amplitude = spectra / shapes.sum(axis=(-2, -1))[:, None]
+        total = shapes.sum(axis=(-2, -1))[:, None]
+        amplitude = jnp.where(total > 0, spectra / jnp.where(total > 0, total, 1.0), 0.0)
     images, source, lit, height = _components(shapes, lit, jnp.where(point, 0.0, significance), options)
     step = jnp.where(point[source], 0.0, 0.01)
     stacks = _stacks(images, amplitude[source] * height[:, None], source, lit, step, peak, options)
