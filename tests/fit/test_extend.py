@@ -9,6 +9,7 @@ import jaxdeblend as jd
 CENTERS = np.array([[14.0, 13.0], [19.5, 20.0], [13.0, 24.5]])
 FLUXES = np.array([[900.0, 500.0], [700.0, 1100.0], [400.0, 300.0]])
 MISSED = 2
+SIMPLE = jd.Initialization(max_components=1, passes=3)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,9 @@ def obs():
 @pytest.fixture(scope="module")
 def fits(obs):
     """All three sources from scratch; two of them; and the third added to these."""
-    scratch = jd.fit(jd.initialize(obs, CENTERS), obs)
-    before = jd.fit(jd.initialize(obs, CENTERS[:MISSED]), obs)
-    return scratch, before, jd.fit(jd.add_sources(before.blend, obs, CENTERS[MISSED:]), obs)
+    scratch = jd.fit(jd.initialize(obs, CENTERS, options=SIMPLE), obs)
+    before = jd.fit(jd.initialize(obs, CENTERS[:MISSED], options=SIMPLE), obs)
+    return scratch, before, jd.fit(jd.add_sources(before.blend, obs, CENTERS[MISSED:], options=SIMPLE), obs)
 
 
 def chi_square(result, obs):
