@@ -43,6 +43,9 @@ MIN_SNR = 10.0
 MAGNITUDES = (17.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0)
 """Edges of the bins of flux errors."""
 
+LOADED = 4e8
+"""Bytes of a worker that has loaded JAX."""
+
 POLL = 0.2
 """Seconds between looks at a run that is to be killed."""
 
@@ -107,8 +110,8 @@ def run_killed(arguments: list[str], store: pathlib.Path, moments: np.ndarray) -
     return killed
 
 
-def run_with_workers(arguments: list[str], store: pathlib.Path, workers: int) -> int:
-    """A run by workers, of which one is killed once there are results.
+def run_with_workers(arguments: list[str], workers: int) -> int:
+    """A run by workers, of which one is killed soon after it has begun.
 
     Returns
     -------
@@ -117,12 +120,13 @@ def run_with_workers(arguments: list[str], store: pathlib.Path, workers: int) ->
     """
     import psutil  # comes with Dask
 
-    partial = partial_folder(store)
     process = subprocess.Popen([*arguments, "--workers", str(workers)], stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (partial.exists() and any(partial.glob("*"))):
+    busy = []
+    while process.poll() is None and not busy:
         time.sleep(POLL)
+        children = psutil.Process(process.pid).children(recursive=True)
+        busy = [child for child in children if child.memory_info().rss > LOADED]
     time.sleep(2.0)
-    busy = [child for child in psutil.Process(process.pid).children(recursive=True) if child.memory_info().rss > 3e8]
     for child in busy[:1]:
         child.send_signal(signal.SIGKILL)
     if process.wait() not in (0, 1):
@@ -250,7 +254,7 @@ def benchmark(
         killed = run_killed(deblend(patch, folder / "killed"), folder / "killed" / "models.h5", moments)
         result |= {"killed": killed, "resumed_equal": same(plain, folder / "killed")}
     if workers:
-        lost = run_with_workers(deblend(patch, folder / "dask"), folder / "dask" / "models.h5", workers)
+        lost = run_with_workers(deblend(patch, folder / "dask"), workers)
         result |= {"workers_killed": lost, "dask_equal": same(plain, folder / "dask")}
     return result | {"version": jd.__version__}
 

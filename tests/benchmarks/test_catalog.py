@@ -29,5 +29,5 @@ def test_a_small_patch_survives_its_accidents(tmp_path):
     pytest.importorskip("distributed")
     found = catalog.benchmark(tmp_path, edge=256, sources=80, kills=1, workers=2)
     assert found["n_rows"] == found["n_peaks"] > 20
-    assert found["resumed_equal"] and found["dask_equal"]
+    assert found["resumed_equal"] and found["dask_equal"] and found["workers_killed"] == 1
     assert found["completeness"] > 0.8 and found["flux_abs_median"] < 0.1
