@@ -69,6 +69,10 @@ class DeblendConfig:
         never deblended. Columns that the table does not have do not matter.
     catch_failures
         Whether a blend that fails with an error is recorded, and the others go on.
+    split_valley
+        Sources that touch are fitted in pieces of their own, each with those whose light reaches into it, where the
+        signal-to-noise ratio between them falls below this fraction of the lower peak; see
+        `jaxdeblend.detect.sub_blends`. 0: all sources of a parent are fitted together.
     max_sources_per_piece
         Largest number of sources that are fitted together; a parent with more is cut in pieces.
     max_window
@@ -109,6 +113,7 @@ class DeblendConfig:
     mask_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     pseudo_columns: tuple[str, ...] = ("merge_peak_sky", "sky_source")
     catch_failures: bool = True
+    split_valley: float = 0.2
     max_sources_per_piece: int = 64
     max_window: int = 256
 
@@ -239,6 +244,7 @@ def _ranges(config: DeblendConfig) -> dict[str, tuple[bool, str]]:
         "background_thresh": (0 <= config.background_thresh < math.inf, "a number of sigma, or 0 for none"),
         "min_footprint_axis_ratio": (0 <= config.min_footprint_axis_ratio <= 1, "a ratio between 0 and 1"),
         "mask_limits": (all(0 <= fraction <= 1 for fraction in fractions), "fractions between 0 and 1"),
+        "split_valley": (0 <= config.split_valley <= 1, "a fraction between 0 and 1"),
         "max_sources_per_piece": (config.max_sources_per_piece >= 1, "at least 1"),
         "max_window": (config.max_window >= 32, "at least 32 pixels"),
     } | {name: (getattr(config, name) >= 0, "a positive number, or 0 for no limit") for name in limits}

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from ..detect import Detection, detect
 from ..fit import Initialization, ProximalAdam
 from ..instrument.box import Box
-from ..instrument.observation import Observation
 from ..io import Exposure, PathLike, SourceModel
 from ..io.masks import any_of, bad_pattern
 from .config import DeblendConfig
@@ -197,9 +196,9 @@ def deblend_catalog(
     the exposure, sources are detected with that at the centre of the exposure, and each parent is fitted with that at
     the centre of its window.
 
-    With a configuration, parents that are too large for one fit are cut in pieces. A piece is fitted with the
-    neighbours whose light reaches into it, and only its own sources are kept. What is to be fitted is settled before
-    the first fit, so that any run, shard or resumed run computes the same.
+    With a configuration, parents whose sources part, or that are too large for one fit, are cut in pieces. A piece is
+    fitted with the neighbours whose light reaches into it, and only its own sources are kept. What is to be fitted is
+    settled before the first fit, so that any run, shard or resumed run computes the same.
 
     Parameters
     ----------
@@ -271,9 +270,10 @@ def deblend_catalog(
         raise ValueError(f"chunk: got {chunk}; give the number of blends that are sent together, at least 1.")
     watch = Stopwatch()
     exposure = with_bad_planes(exposure, settings.bad_mask)
-    whole = exposure.observation()
     detection = detect(
-        whole, method=settings.detection, threshold=settings.threshold if threshold is None else threshold
+        exposure.observation(),
+        method=settings.detection,
+        threshold=settings.threshold if threshold is None else threshold,
     )
     positions, errors = positions_of(detection, centers, center_error)
     watch.ended("detect")
@@ -290,7 +290,7 @@ def deblend_catalog(
         catch=catch,
     )
     if store is None:
-        return _in_memory(cutter, runner, plan, whole, detection, progress)
+        return _in_memory(cutter, runner, plan, detection, progress)
     header = StoreHeader(
         bands=exposure.bands,
         config=f"{settings.to_toml()}# plan {plan_digest(exposure, positions, errors, plan)}\n",
@@ -308,13 +308,12 @@ def _in_memory(
     cutter: Cutter,
     runner: Runner,
     plan: tuple[WorkUnit, ...],
-    whole: Observation,
     detection: Detection,
     progress: Callable[[int, int], None] | None,
 ) -> CatalogResult:
     """Fit all units, and put them together in their order."""
     exposure = cutter.exposure
-    level = STAMP_LEVEL * np.asarray(whole.background_rms)
+    level = STAMP_LEVEL * np.asarray(exposure.observation().background_rms)
     records = {unit.id: unfitted_record(unit, SKIPPED + unit.skip) for unit in plan if unit.skip}
     models: dict[int, np.ndarray] = {}
     sources: dict[int, SourceModel] = {}

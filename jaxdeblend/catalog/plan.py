@@ -1,13 +1,14 @@
 """The plan of a catalog run: which sources are fitted together, where, and which are not fitted at all."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..detect import Detection
+from ..detect import Detection, sub_blends
 from ..detect.split import Piece, light_extent, split_parent
 from ..instrument.box import Box
 from ..io import Exposure
@@ -127,7 +128,9 @@ def make_plan(
     margin = default_margin(exposure) if margin is None else margin
     real = np.where(pseudo[:, None], np.nan, positions)
     parents = find_parents(exposure, detection, real, margin=margin)
-    budget = None if config is None else _Budget(exposure, positions, config, margin)
+    budget = None
+    if config is not None:
+        budget = _Budget(exposure, positions, config, margin, _groups(exposure, detection, real, config))
     units: list[WorkUnit] = []
     for number, parent in enumerate(parents):
         for unit in [_whole(number, parent)] if budget is None else budget.units(number, parent):
@@ -164,6 +167,13 @@ def plan_digest(exposure: Exposure, positions: np.ndarray, errors: np.ndarray, p
     return digest.hexdigest()
 
 
+def _groups(exposure: Exposure, detection: Detection, positions: np.ndarray, config: DeblendConfig) -> np.ndarray:
+    """Number of the sub-blend of each row; the same for all if parents are not divided into such."""
+    if not config.split_valley:
+        return np.zeros(len(positions), int)
+    return sub_blends(exposure.observation(), detection, positions, valley=config.split_valley)
+
+
 def _whole(number: int, parent: Parent) -> WorkUnit:
     n_own = len(parent.rows)
     return WorkUnit(0, number, parent.rows, n_own, parent.box, parent.exclude, footprint=parent.footprint)
@@ -177,10 +187,16 @@ class _Budget:
     positions: Float[np.ndarray, "source 2"]
     config: DeblendConfig
     margin: int
+    group: Int[np.ndarray, " source"]
 
     def __post_init__(self):
         for plane in self.config.mask_limits:
             self.exposure.plane(plane)  # refused at once if there is none
+
+    @functools.cached_property
+    def fwhm(self) -> float:
+        """FWHM of the broadest PSF."""
+        return self.exposure.widest_fwhm()
 
     def units(self, number: int, parent: Parent) -> list[WorkUnit]:
         """Units of a parent, still without numbers."""
@@ -193,15 +209,18 @@ class _Budget:
         whole, config = _whole(number, parent), self.config
         if reason := self._reason(parent):
             return [dataclasses.replace(whole, skip=reason)]
-        if len(parent.rows) <= config.max_sources_per_piece and max(parent.box.shape) <= config.max_window:
+        group = self.group[parent.rows]
+        fits = len(parent.rows) <= config.max_sources_per_piece and max(parent.box.shape) <= config.max_window
+        if fits and len(np.unique(group)) == 1:
             return [whole]
         pieces = split_parent(
             self.positions[parent.rows],
             self.exposure.shape,
-            extent=light_extent(_significance(self.exposure, self.positions[parent.rows]), self.exposure.widest_fwhm()),
+            extent=light_extent(_significance(self.exposure, self.positions[parent.rows], self.fwhm), self.fwhm),
             margin=min(self.margin, (config.max_window - 1) // 4),
             max_sources=config.max_sources_per_piece,
             max_window=config.max_window,
+            groups=group if config.split_valley else None,
         )
         return [self._cut(number, parent, piece) for piece in pieces]
 
@@ -251,9 +270,11 @@ def _axis_ratio(footprint: Bool[np.ndarray, "y x"]) -> float:
     return float(np.sqrt(smallest / largest))
 
 
-def _significance(exposure: Exposure, positions: Float[np.ndarray, "source 2"]) -> Float[np.ndarray, " source"]:
+def _significance(
+    exposure: Exposure, positions: Float[np.ndarray, "source 2"], fwhm: float
+) -> Float[np.ndarray, " source"]:
     """S/N of point sources as bright as the pixel at each position, from all bands, for a Gaussian PSF."""
-    sigma = exposure.widest_fwhm() / (2 * math.sqrt(2 * math.log(2)))
+    sigma = fwhm / (2 * math.sqrt(2 * math.log(2)))
     pixels = np.clip(np.floor(positions + 0.5).astype(int), 0, np.array(exposure.shape) - 1)
     place = (slice(None), *pixels.T)
     used = ~exposure.mask[place]

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from ..instrument.observation import Observation
 from .chi2 import MARGIN, SignificanceMaps, significance_maps
@@ -12,7 +12,12 @@ from .result import Detection
 
 
 def sub_blends(
-    obs: Observation, detection: Detection, *, valley: float = 0.2, maps: SignificanceMaps | None = None
+    obs: Observation,
+    detection: Detection,
+    centers: Float[np.ndarray, "peak 2"] | None = None,
+    *,
+    valley: float = 0.2,
+    maps: SignificanceMaps | None = None,
 ) -> Int[np.ndarray, " peak"]:
     r"""Divide the peaks of each footprint into groups that share no significant light.
 
@@ -27,6 +32,9 @@ def sub_blends(
         The observation.
     detection
         Its peaks and footprints.
+    centers
+        Positions (y, x) in pixels that are divided instead of its peaks. One that is not on a hill of any, being off
+        the image or on no footprint, is alone.
     valley
         The fraction. Smaller groups come of a larger one.
     maps
@@ -67,10 +75,11 @@ def sub_blends(
     mask = (detection.labels > 0) & (chi2 > 0)
     height = 0.5 * np.log(chi2, where=mask, out=np.zeros_like(chi2))
     hill = hills(height, mask, prominence=-math.log(valley))
-    inside = np.asarray(detection.peaks["footprint"]) >= 0
-    pixels = np.clip(np.floor(detection.centers[inside] + 0.5).astype(int), 0, np.array(chi2.shape) - 1)
-    group = np.full(len(inside), -1, dtype=np.intp)
-    group[inside] = hill[tuple(pixels.T)]
+    places = detection.centers if centers is None else centers
+    with np.errstate(invalid="ignore"):
+        inside = ((places >= -0.5) & (places < np.array(chi2.shape) - 0.5)).all(axis=1)
+    group = np.full(len(places), -1, dtype=np.intp)
+    group[inside] = hill[tuple(np.floor(places[inside] + 0.5).astype(int).T)]
     # A peak in no hill, for want of light or of a footprint, gets a number of its own.
     alone = np.flatnonzero(group < 0)
     group[alone] = chi2.size + alone

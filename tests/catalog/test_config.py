@@ -29,6 +29,7 @@ OTHER = {
     "mask_limits": {"SAT": 0.5, "NO_DATA": 0.0},
     "pseudo_columns": ("sky",),
     "catch_failures": False,
+    "split_valley": 0.0,
     "max_sources_per_piece": 32,
     "max_window": 128,
 }

@@ -352,7 +352,7 @@ def check_catch_failures(runs):
 def check_pieces(runs, **changes):
     """A crowd of one parent is cut, every source has one piece of its own, and pieces keep their limits."""
     crowd = np.stack(np.meshgrid(np.arange(6, 66, 5.0), np.arange(6, 82, 5.0), indexing="ij"), -1).reshape(-1, 2)
-    loose = {"max_sources_per_piece": 1000, "max_window": 256}
+    loose = {"split_valley": 0.0, "max_sources_per_piece": 1000, "max_window": 256}
     (whole,) = runs.planned(crowd, **loose).units
     assert len(whole.own) == len(crowd)
     pieces = runs.planned(crowd, **loose | changes).units
@@ -366,6 +366,17 @@ def check_max_sources_per_piece(runs):
 
 def check_max_window(runs):
     assert check_pieces(runs, max_window=48)[1] <= 48
+
+
+def check_split_valley(runs):
+    """Two stars of one footprint part where the map between them, of variance 2 σ², is low enough."""
+    shape, places = (48, 64), ((24.0, 25.0), (24.0, 37.0))
+    image = 1e5 * sum(gaussian(shape, place, PSF_SIGMA) for place in places)
+    exposure = jd.Exposure(image[None], [1.0], jd.GaussianPSF(PSF_SIGMA), bands=["r"])
+    between = 2 * np.exp(-(6**2) / (4 * PSF_SIGMA**2))
+    for valley, n_units in ((0.0, 1), (0.7 * between, 1), (min(1.0, 1.4 * between), 2)):
+        config = DeblendConfig(split_valley=valley)
+        assert len(Run(exposure, None, config, fits=False).units) == n_units
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}

@@ -19,7 +19,7 @@ from tests.star_field import BANDS, FLUX, STARS
 
 pytest.importorskip("h5py")
 
-CONFIG = DeblendConfig(max_components=1, mask_limits={"SAT": 0.01}, relative_error=1e-4)
+CONFIG = DeblendConfig(split_valley=0.0, max_components=1, mask_limits={"SAT": 0.01}, relative_error=1e-4)
 FIRST = [0, 2, 3, 5]
 """Stars of the first run; of the others one overlaps with the first of them, and one is alone."""
 FAR, FAR_FLUX = np.array([23.6, 35.6]), 3000.0
