@@ -31,7 +31,7 @@ from jaxdeblend.catalog.compare import match_positions
 from jaxdeblend.catalog.store import partial_folder
 from jaxdeblend.simulate.survey import make_survey
 
-SIZES = {False: (4000, 20_000), True: (1000, 1250)}
+SIZES = {False: (4000, 25_000), True: (1000, 1250)}
 """Edge of the patch in pixels, and number of its sources."""
 
 CLUSTER = (640, 4000)

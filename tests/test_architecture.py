@@ -19,7 +19,7 @@ import jaxdeblend
 PACKAGE = Path(jaxdeblend.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 500
-OPTIONAL = ("click", "dask", "distributed", "h5py", "matplotlib", "pandas", "pyarrow", "tqdm")
+OPTIONAL = ("click", "dask", "distributed", "h5py", "matplotlib", "pandas", "pyarrow", "threadpoolctl", "tqdm")
 
 
 def modules() -> list[ModuleType]:

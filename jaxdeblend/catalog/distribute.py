@@ -23,7 +23,7 @@ from .._version import __version__
 from .config import DeblendConfig
 from .plan import WorkUnit
 from .records import FAILED, unfitted_record
-from .running import Cutout, Finished, Runner
+from .running import Cutout, Finished, Runner, one_blas_thread
 from .store import StoredBlend
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def fit_chunk(cutouts: Sequence[Cutout], job: Job) -> list[StoredBlend]:
     """
     if job.software != _software():
         raise RuntimeError(f"a worker has {_software()}, but is to compute as {job.software}: install the same.")
-    with jax.enable_x64(job.x64):
+    with jax.enable_x64(job.x64), one_blas_thread():
         here = {one.unit.id: _received(one) for one in cutouts}
         runner = Runner(
             lambda unit: here[unit.id], job.config.initialization(), job.config.optimizer(), catch=job.catch

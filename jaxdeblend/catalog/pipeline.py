@@ -21,7 +21,7 @@ from .config import DeblendConfig
 from .distribute import CHUNK, Distributor, Job
 from .plan import WorkUnit, make_plan, plan_digest
 from .records import SKIPPED, Outcome, parent_table, source_table, stored_tables, unfitted_record
-from .running import Cutter, Runner
+from .running import Cutter, Runner, one_blas_thread
 from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
 
 logger = logging.getLogger(__name__)
@@ -383,7 +383,7 @@ def into_store(
             if unit.skip:
                 writer.append(unfitted_record(unit, SKIPPED + unit.skip))
         fits = [unit for unit in todo if not unit.skip]
-        with contextlib.closing(fitter.records(fits)) as records:
+        with one_blas_thread(), contextlib.closing(fitter.records(fits)) as records:
             for record in records:
                 writer.append(record)
                 if progress is not None:

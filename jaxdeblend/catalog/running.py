@@ -1,5 +1,6 @@
 """Work units on their way through the batch engine."""
 
+import contextlib
 import dataclasses
 import logging
 from collections import deque
@@ -228,6 +229,32 @@ class Runner:
         """The optimizer, or the same without exact spectra; both go through the same programs."""
         optimizer = ProximalAdam() if self.optimizer is None else self.optimizer
         return optimizer if exact_spectra else dataclasses.replace(optimizer, exact_spectra=np.False_)
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Linear algebra takes one thread: with more, the last bits of large factorizations depend on their number.
+
+    Fits run side by side anyway. Programs of JAX call the LAPACK of SciPy, which has threads of its own.
+
+    Raises
+    ------
+    ImportError
+        If threadpoolctl is not installed.
+
+    Examples
+    --------
+    >>> import threadpoolctl
+    >>> with one_blas_thread():
+    ...     {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+    {1}
+    """
+    try:
+        import threadpoolctl
+    except ImportError as error:
+        raise ImportError("stores of models need threadpoolctl: pip install 'jaxdeblend[store]'.") from error
+    with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def local_positions(positions: Float[np.ndarray, "source 2"], box: Box) -> Float[np.ndarray, "source 2"]:
