@@ -101,8 +101,8 @@ def deblend_batch(
         Blends that share a call of a compiled program. By default one on a CPU, and on an accelerator as many as there
         is memory for, at most 512.
     memory
-        Bytes that blends may take while they are fitted. By default half of the accelerator's memory; on a CPU, where
-        a few blends are fitted at a time, there is no limit. A blend that alone takes more is fitted alone.
+        Bytes that blends may take while they are fitted, by default half of the memory of the accelerator or of the
+        machine. A blend that alone takes more is fitted alone.
     progress
         Called with the number of blends just finished.
 

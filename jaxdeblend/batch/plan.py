@@ -28,6 +28,21 @@ PIXELS_PER_SOURCE = 11
 """Edge of a blend in pixels for each of its sources, usually; fewer sources do not get a program of their own."""
 
 
+BYTES_PER_PIXEL = 64
+"""Bytes that a fit takes for each pixel of each source in each band, at the largest."""
+
+
+def fitting_memory(edge: int, n_bands: int, n_sources: int) -> int:
+    """Bytes that a blend of a shape that is on the ladders takes while it is fitted, about.
+
+    Examples
+    --------
+    >>> fitting_memory(256, 5, 64) / 1e9
+    1.34217728
+    """
+    return BYTES_PER_PIXEL * edge**2 * n_bands * n_sources
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Shapes of one compiled program.
@@ -66,7 +81,7 @@ class Bucket:
     @property
     def memory(self) -> int:
         """Bytes that one blend takes while it is fitted, about."""
-        return 64 * self.image_edge**2 * self.n_bands * (self.n_sources + self.n_start)
+        return fitting_memory(self.image_edge, self.n_bands, self.n_sources + self.n_start)
 
     @property
     def beyond_ladder(self) -> bool:

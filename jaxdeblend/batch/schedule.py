@@ -1,5 +1,6 @@
 """Which blends run when: groups for the calls of programs, and threads that make the calls."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -11,7 +12,7 @@ import jax
 from ..fit.initialize import Initialization
 from ..fit.ladder import rung
 from ..fit.optimizer import ProximalAdam
-from ..instrument.host import settings_of_this_thread, usable_cores
+from ..instrument.host import host_memory, settings_of_this_thread, usable_cores
 from .lanes import Calls, Lanes, Numbered, Settings
 from .plan import Bucket
 from .result import Deblended
@@ -58,13 +59,13 @@ class Limits:
         if self.memory is not None and not self.memory > 0:
             raise ValueError(f"memory: got {self.memory}; give the bytes that blends may take, more than 0.")
 
-    @property
+    @functools.cached_property
     def bytes(self) -> float:
         """Bytes that blends may take."""
         if self.memory is not None:
             return self.memory
         if jax.default_backend() == "cpu":
-            return float("inf")
+            return host_memory() / 2
         known = jax.local_devices()[0].memory_stats() or {}
         return known.get("bytes_limit", UNKNOWN_MEMORY) / 2
 

@@ -77,6 +77,9 @@ class DeblendConfig:
         Largest number of sources that are fitted together; a parent with more is cut in pieces.
     max_window
         Longest edge in pixels of the window of a fit; a larger parent is cut in pieces.
+    max_memory
+        Gigabytes that fits may take at a time; pieces are cut so that each needs no more. 0: half of the memory of the
+        accelerator or of the machine, whatever the pieces.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class DeblendConfig:
     split_valley: float = 0.2
     max_sources_per_piece: int = 64
     max_window: int = 256
+    max_memory: float = 0.0
 
     def __post_init__(self):
         for name, (good, wanted) in _ranges(self).items():
@@ -198,6 +202,11 @@ class DeblendConfig:
             exact_spectra=self.set_spectra,  # pyright: ignore[reportArgumentType]
         )
 
+    @property
+    def memory(self) -> float | None:
+        """Bytes that fits may take at a time, None if that is left to the batch engine."""
+        return 1e9 * self.max_memory or None
+
     def solves_spectra(self, n_sources: int, shape: tuple[int, int]) -> bool:
         """Whether the spectra of so many sources in a window of this shape are solved for exactly.
 
@@ -247,6 +256,7 @@ def _ranges(config: DeblendConfig) -> dict[str, tuple[bool, str]]:
         "split_valley": (0 <= config.split_valley <= 1, "a fraction between 0 and 1"),
         "max_sources_per_piece": (config.max_sources_per_piece >= 1, "at least 1"),
         "max_window": (config.max_window >= 32, "at least 32 pixels"),
+        "max_memory": (0 <= config.max_memory < math.inf, "a number of gigabytes, or 0 for no limit of your own"),
     } | {name: (getattr(config, name) >= 0, "a positive number, or 0 for no limit") for name in limits}
 
 

@@ -142,8 +142,13 @@ def fit_chunk(cutouts: Sequence[Cutout], job: Job) -> list[StoredBlend]:
         raise RuntimeError(f"a worker has {_software()}, but is to compute as {job.software}: install the same.")
     with jax.enable_x64(job.x64), one_blas_thread():
         here = {one.unit.id: _received(one) for one in cutouts}
+        config = job.config
         runner = Runner(
-            lambda unit: here[unit.id], job.config.initialization(), job.config.optimizer(), catch=job.catch
+            lambda unit: here[unit.id],
+            config.initialization(),
+            config.optimizer(),
+            catch=job.catch,
+            memory=config.memory,
         )
         return [_on_host(record) for record in runner.records([one.unit for one in here.values()])]
 

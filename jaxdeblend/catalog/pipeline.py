@@ -19,7 +19,7 @@ from ..io import Exposure, PathLike, SourceModel
 from ..io.masks import any_of, bad_pattern
 from .config import DeblendConfig
 from .distribute import CHUNK, Distributor, Job
-from .plan import WorkUnit, make_plan, plan_digest
+from .plan import WorkUnit, largest_memory, make_plan, plan_digest
 from .records import SKIPPED, Outcome, parent_table, source_table, stored_tables, unfitted_record
 from .running import Cutter, Runner, one_blas_thread
 from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
@@ -95,6 +95,8 @@ class StoredCatalog:
         Positions (y, x) in pixels of all rows of the catalog, as given or detected.
     seconds
         How long each stage took: ``detect``, ``plan``, ``fit``, which compiles and writes the store, and ``tables``.
+    memory
+        Bytes that the largest of its fits takes, as estimated before the first.
 
     Examples
     --------
@@ -114,6 +116,7 @@ class StoredCatalog:
     positions: Float[np.ndarray, "source 2"]
     detection: Detection
     seconds: Mapping[str, float]
+    memory: int
 
     @property
     def n_failed(self) -> int:
@@ -281,13 +284,20 @@ def deblend_catalog(
         exposure, detection, positions, config, pseudo=_pseudo(centers, len(positions), settings), margin=margin
     )
     watch.ended("plan")
-    logger.info("%d sources in %d blends", len(positions), sum(not unit.skip for unit in plan))
+    memory = largest_memory(plan, len(exposure.bands))
+    logger.info(
+        "%d sources in %d blends; the largest takes about %.2f GB while it is fitted",
+        len(positions),
+        sum(not unit.skip for unit in plan),
+        memory / 1e9,
+    )
     cutter, catch = Cutter(exposure, positions, errors), config is not None and config.catch_failures
     runner = Runner(
         cutter.cut,
         settings.initialization() if options is None else options,
         settings.optimizer() if optimizer is None else optimizer,
         catch=catch,
+        memory=settings.memory,
     )
     if store is None:
         return _in_memory(cutter, runner, plan, detection, progress)
@@ -301,7 +311,7 @@ def deblend_catalog(
     watch.ended("fit")
     tables = stored_tables(store, positions)
     watch.ended("tables")
-    return StoredCatalog(Path(store), *tables, positions, detection, watch.seconds)
+    return StoredCatalog(Path(store), *tables, positions, detection, watch.seconds, memory)
 
 
 def _in_memory(

@@ -4,12 +4,15 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..batch import fitting_memory
 from ..detect import Detection, sub_blends
 from ..detect.split import Piece, light_extent, split_parent
+from ..fit.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
 from ..instrument.box import Box
 from ..io import Exposure
 from .config import DeblendConfig
@@ -73,6 +76,11 @@ class WorkUnit:
     def cost(self) -> int:
         """What units are ordered by, about the time of a fit."""
         return max(self.box.shape) ** 2 * len(self.rows)
+
+    def memory(self, n_bands: int) -> int:
+        """Bytes that its fit takes, about; 0 if it is not fitted."""
+        edge, n_sources = rung(max(self.box.shape), IMAGE_EDGES), rung(len(self.rows), SOURCE_COUNTS)
+        return 0 if self.skip else fitting_memory(edge, n_bands, n_sources)
 
 
 def make_plan(
@@ -167,6 +175,19 @@ def plan_digest(exposure: Exposure, positions: np.ndarray, errors: np.ndarray, p
     return digest.hexdigest()
 
 
+def largest_memory(plan: Iterable[WorkUnit], n_bands: int) -> int:
+    """Bytes that the largest fit of some units takes, about.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> unit = WorkUnit(0, 0, np.array([4]), 1, jd.Box((0, 0), (60, 50)))
+    >>> largest_memory([unit], 5) / 1e6
+    5.24288
+    """
+    return max((unit.memory(n_bands) for unit in plan), default=0)
+
+
 def _groups(exposure: Exposure, detection: Detection, positions: np.ndarray, config: DeblendConfig) -> np.ndarray:
     """Number of the sub-blend of each row; the same for all if parents are not divided into such."""
     if not config.split_valley:
@@ -194,6 +215,16 @@ class _Budget:
             self.exposure.plane(plane)  # refused at once if there is none
 
     @functools.cached_property
+    def max_sources(self) -> int:
+        """Most sources of a piece: so many that the largest window holds no more than the memory."""
+        config, n_bands = self.config, len(self.exposure.bands)
+        if config.memory is None:
+            return config.max_sources_per_piece
+        edge = rung(config.max_window, IMAGE_EDGES)
+        held = [count for count in SOURCE_COUNTS if fitting_memory(edge, n_bands, count) <= config.memory]
+        return min(config.max_sources_per_piece, max(held, default=1))
+
+    @functools.cached_property
     def fwhm(self) -> float:
         """FWHM of the broadest PSF."""
         return self.exposure.widest_fwhm()
@@ -210,7 +241,7 @@ class _Budget:
         if reason := self._reason(parent):
             return [dataclasses.replace(whole, skip=reason)]
         group = self.group[parent.rows]
-        fits = len(parent.rows) <= config.max_sources_per_piece and max(parent.box.shape) <= config.max_window
+        fits = len(parent.rows) <= self.max_sources and max(parent.box.shape) <= config.max_window
         if fits and len(np.unique(group)) == 1:
             return [whole]
         pieces = split_parent(
@@ -218,7 +249,7 @@ class _Budget:
             self.exposure.shape,
             extent=light_extent(_significance(self.exposure, self.positions[parent.rows], self.fwhm), self.fwhm),
             margin=min(self.margin, (config.max_window - 1) // 4),
-            max_sources=config.max_sources_per_piece,
+            max_sources=self.max_sources,
             max_window=config.max_window,
             groups=group if config.split_valley else None,
         )

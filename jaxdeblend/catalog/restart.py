@@ -20,7 +20,7 @@ from ..model.prior import CenterPrior
 from .config import DeblendConfig
 from .extended_plan import extend_plan
 from .pipeline import GIVEN_ERROR, Stopwatch, StoredCatalog, given_positions, into_store, positions_of, with_bad_planes
-from .plan import PSEUDO, WorkUnit, make_plan, plan_digest
+from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, plan_digest
 from .records import SKIPPED, stored_outcomes, stored_tables
 from .running import Cutout, Cutter, Runner
 from .store import ModelStore, StoredBlend
@@ -128,14 +128,21 @@ def restart_catalog(
         watch.ended("plan")
         logger.info("%d sources added; %d blends of %d are fitted", len(new), len(todo), len(run.plan))
         cutter = StartCutter(Cutter(exposure, run.positions, run.errors), old, first.holders())
-        runner = Runner(cutter.cut, settings.initialization(), settings.optimizer(), catch=settings.catch_failures)
+        runner = Runner(
+            cutter.cut,
+            settings.initialization(),
+            settings.optimizer(),
+            catch=settings.catch_failures,
+            memory=settings.memory,
+        )
         header = dataclasses.replace(old.header, config=run.config_text(exposure, settings))
         copies = (record for record in old.records() if record.id in kept)
         into_store(runner, todo, Path(output), header, resume, progress, copies)
     watch.ended("fit")
     tables = stored_tables(output, run.positions)
     watch.ended("tables")
-    return StoredCatalog(Path(output), *tables, run.positions, detection, watch.seconds)
+    memory = largest_memory(todo, len(exposure.bands))
+    return StoredCatalog(Path(output), *tables, run.positions, detection, watch.seconds, memory)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

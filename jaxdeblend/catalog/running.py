@@ -142,12 +142,15 @@ class Runner:
         As for `jaxdeblend.deblend`.
     catch
         Whether a unit that fails with an error is told of, instead of ending the run.
+    memory
+        Bytes that fits may take at a time, as for `jaxdeblend.deblend_stream`.
     """
 
     cut: Callable[[WorkUnit], Cutout]
     options: Initialization | None
     optimizer: ProximalAdam | None
     catch: bool
+    memory: float | None = None
 
     def run(self, units: Sequence[WorkUnit]) -> Iterator[Finished]:
         """Fit units, the largest first.
@@ -207,7 +210,11 @@ class Runner:
                 yield errors.popleft()
 
         stream = deblend_stream(
-            blends(), center_error=errors_as_read(), options=self.options, optimizer=self._optimizer(exact_spectra)
+            blends(),
+            center_error=errors_as_read(),
+            options=self.options,
+            optimizer=self._optimizer(exact_spectra),
+            memory=self.memory,
         )
         for number, result in stream:
             while failed:

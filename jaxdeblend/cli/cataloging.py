@@ -111,7 +111,7 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     write = total - read - sum(result.seconds.values())
     seconds = {"read": read, **result.seconds, "write": write, "total": total}
     record = run_record(options, counts=counts, seconds=seconds, files=(STORE, *names))
-    record["config"] = dataclasses.asdict(config)
+    record |= {"largest_fit_gb": round(result.memory / 1e9, 3), "config": dataclasses.asdict(config)}
     with atomic_path(options.output / RUN, overwrite=True) as path:
         path.write_text(json.dumps(record, indent=2) + "\n")
     return f"{text}\nwrote {', '.join((STORE, *names, RUN))} to {options.output}", int(counts["without_flux"] > 0)

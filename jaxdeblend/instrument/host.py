@@ -6,7 +6,8 @@ Host work in NumPy compiles nothing, so that inputs of ever new shapes cost no c
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jaxtyping import Array, Float
 
 AnyArray = Array | np.ndarray
 """A NumPy or a JAX array."""
+
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory the processes of a container may use."""
 
 TRACING = threading.Lock()
 """Held while JAX reads a program, before it compiles it: two threads that do so at a time may disturb each other."""
@@ -64,6 +68,23 @@ def usable_cores() -> int:
     True
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def host_memory() -> float:
+    """Bytes of memory that this process may use: those of the machine, or of its container; infinite if unknown.
+
+    Examples
+    --------
+    >>> host_memory() > 1e8
+    True
+    """
+    known = [float("inf")]
+    with suppress(AttributeError, ValueError, OSError):  # names that not all systems have
+        known.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # the latter for "max"
+            known.append(float(path.read_text()))
+    return min(known)
 
 
 def settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:

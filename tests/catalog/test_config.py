@@ -32,6 +32,7 @@ OTHER = {
     "split_valley": 0.0,
     "max_sources_per_piece": 32,
     "max_window": 128,
+    "max_memory": 4.0,
 }
 
 

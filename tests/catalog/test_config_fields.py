@@ -368,6 +368,14 @@ def check_max_window(runs):
     assert check_pieces(runs, max_window=48)[1] <= 48
 
 
+def check_max_memory(runs):
+    """Pieces are cut so that each takes no more, and so many are fitted at a time."""
+    run = runs.planned(max_memory=0.5)
+    assert run.runner.memory == 0.5e9
+    n_rows, _ = check_pieces(runs, max_memory=1.1 * 64 * 256**2 * len(BANDS) * 48 / 1e9)
+    assert n_rows <= 48
+
+
 def check_split_valley(runs):
     """Two stars of one footprint part where the map between them, of variance 2 σ², is low enough."""
     shape, places = (48, 64), ((24.0, 25.0), (24.0, 37.0))
