@@ -25,6 +25,7 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF
 from ..measure.photometry import Measurements, measure_arrays
+from ..ops.compiling import LARGE, SIDE_BY_SIDE
 from .plan import Bucket, Item, lane_of, pack
 from .result import Deblended, unpack
 
@@ -70,8 +71,8 @@ def finish(problem: Problem, state: FitState) -> Output:
     return fit, *measure_arrays(fit.blend, problem.obs, fit.status, terms)
 
 
-# calls run side by side, not each on all cores; the types of equinox leave out what goes on to jax.jit
-@eqx.filter_jit(compiler_options={"xla_cpu_multi_thread_eigen": False})  # pyright: ignore[reportCallIssue]
+# the types of equinox leave out what goes on to jax.jit
+@eqx.filter_jit(compiler_options=dict(SIDE_BY_SIDE))  # pyright: ignore[reportCallIssue]
 def deblend_one(blend: dict[str, PyTree], settings: Settings) -> Output:
     """Initialize, fit and measure one packed blend."""
     with TRACING:
@@ -140,7 +141,7 @@ class Fitting(eqx.Module):
         return Fitting(self.problem, state, self.ticket)
 
 
-@eqx.filter_jit(donate="all-except-first")
+@eqx.filter_jit(donate="all-except-first", compiler_options=dict(LARGE))  # pyright: ignore[reportCallIssue]
 def turn(
     entering: tuple[dict[str, PyTree], Int[AnyArray, " group"], Bool[AnyArray, ""], Settings], fitting: Fitting
 ) -> tuple[Fitting, Int[AnyArray, " group"], Output]:

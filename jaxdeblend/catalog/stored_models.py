@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from ..instrument.psf import AbstractPSF, ImagePSF
 from ..io import Exposure, LazyExposure
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
+from ..ops.compiling import jit_large
 from .plan import NO_PARENT
 from .records import Outcome, stored_outcomes
 from .store import ModelStore, StoredBlend
@@ -223,7 +223,7 @@ def within(box: Box, outer: Box) -> tuple:
     return (..., *box.shifted_by(-outer.start[0], -outer.start[1]).slices)
 
 
-@eqx.filter_jit
+@jit_large
 def _render(
     blend: Blend, obs: Observation, groups: Float[AnyArray, "group source"], bands: Int[AnyArray, " band"]
 ) -> Float[Array, "group band y x"]:

@@ -15,6 +15,7 @@ from ..model.blend import Blend
 from ..model.component import AbstractComponent, FactorizedComponent
 from ..model.parameter import fitted
 from ..model.spectrum import AbstractSpectrum
+from ..ops.compiling import jit_large
 from .likelihood import log_posterior
 from .optimizer import ProximalAdam
 from .render import Terms, render, render_terms
@@ -162,7 +163,7 @@ def fit_arrays(
     return problem.result(state, render_terms(problem.best(state), problem.obs))
 
 
-_fit = eqx.filter_jit(fit_arrays)
+_fit = jit_large(fit_arrays)
 
 
 class Problem(eqx.Module):

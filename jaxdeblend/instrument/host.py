@@ -20,6 +20,9 @@ AnyArray = Array | np.ndarray
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory the processes of a container may use."""
 
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+"""Where Linux lists the memory mappings of this process, and says how many it may have."""
+
 TRACING = threading.Lock()
 """Held while JAX reads a program, before it compiles it: two threads that do so at a time may disturb each other."""
 
@@ -85,6 +88,22 @@ def host_memory() -> float:
         with suppress(OSError, ValueError):  # the latter for "max"
             known.append(float(path.read_text()))
     return min(known)
+
+
+def share_of_mappings() -> float:
+    """Which part of the memory mappings that it may have this process has; 0 where that is unknown.
+
+    Compiled programs take hundreds each, and without room for another the process dies.
+
+    Examples
+    --------
+    >>> 0 <= share_of_mappings() < 1
+    True
+    """
+    try:
+        return MAPPINGS.read_bytes().count(b"\n") / int(MOST_MAPPINGS.read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:

@@ -12,6 +12,7 @@ from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..ops import apportion, lstsq, moments
+from ..ops.compiling import jit_large
 from .flags import Flag
 
 POOR_FIT = 10.0
@@ -101,7 +102,7 @@ def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
     return _apportion_flux(blend, obs)
 
 
-@eqx.filter_jit
+@jit_large
 def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
     models = render_sources(blend, obs)
     floor = 0.01 * obs.background_rms[:, None, None]
@@ -302,4 +303,4 @@ def _shares_position(blend: Blend) -> Bool[Array, " source"]:
     return jnp.any(close & others, axis=1)
 
 
-measure_jit = eqx.filter_jit(measure_arrays)
+measure_jit = jit_large(measure_arrays)

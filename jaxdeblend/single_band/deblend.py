@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 
 from ..instrument.host import TRACING, settings_of_this_thread, usable_cores
+from ..ops.compiling import LARGE, SIDE_BY_SIDE
 from .blend import BlendArrays, Children, deblend_arrays
 from .config import SingleBandConfig
 from .pack import Bucket, Item, pack
@@ -138,10 +139,10 @@ def deblend_packed(blends: BlendArrays, config: SingleBandConfig, bucket: Bucket
         return jax.tree.map(lambda array: array[None], children)
 
 
-run = jax.jit(deblend_packed, static_argnums=(1, 2))
+run = jax.jit(deblend_packed, static_argnums=(1, 2), compiler_options=dict(LARGE))
 """The same compiled, on all cores of a CPU. Two such calls at a time may wait for each other's threads forever."""
 
-run_beside = jax.jit(deblend_packed, static_argnums=(1, 2), compiler_options={"xla_cpu_multi_thread_eigen": False})
+run_beside = jax.jit(deblend_packed, static_argnums=(1, 2), compiler_options=dict(SIDE_BY_SIDE))
 """The same compiled, on one core of a CPU, beside others."""
 
 

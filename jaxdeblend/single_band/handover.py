@@ -1,6 +1,5 @@
 """Templates as the start of a fit to all bands."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from ..instrument.psf import ImagePSF
 from ..model.blend import Blend
 from ..model.prior import CenterPrior
 from ..ops import fft, prox, stamps
+from ..ops.compiling import jit_large
 from ..ops.monotone import ring_sweep
 from .flags import SingleBandFlag
 from .result import SingleBandResult
@@ -160,7 +160,7 @@ def _shares(obs: Observation, band: str | None) -> Float[np.ndarray, " band"]:
     return (np.asarray(obs.bands) == band).astype(np.asarray(obs.images).dtype)
 
 
-@eqx.filter_jit
+@jit_large
 def _initialize(
     obs: Observation,
     positions: Float[Array, "source 2"],

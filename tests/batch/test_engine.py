@@ -176,6 +176,15 @@ def test_bad_limits(few, limits, message):
         deblend_batch(few[0], **limits)
 
 
+def test_programs_are_forgotten_before_there_is_no_room_for_more(few, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: forgotten.append(1))
+    for share in (0.1, 0.9):
+        monkeypatch.setattr(schedule, "share_of_mappings", lambda share=share: share)
+        deblend_batch(few[0])
+        assert bool(forgotten) == (share > 0.75)
+
+
 def test_memory_limits_how_many_blends_are_fitted_at_a_time(few):
     bucket = Item.of(*few[0][0], 0.1).bucket
     assert Limits(lanes=64, memory=3.5 * bucket.memory).lanes_of(bucket) == 3
