@@ -129,7 +129,8 @@ def restart_catalog(
         logger.info("%d sources added; %d blends of %d are fitted", len(new), len(todo), len(run.plan))
         cutter = StartCutter(Cutter(exposure, run.positions, run.errors), old, first.holders())
         runner = Runner(cutter.cut, settings.initialization(), settings.optimizer(), catch=settings.catch_failures)
-        header = dataclasses.replace(old.header, config=run.config_text(exposure, settings))
+        config, unit = run.config_text(exposure, settings), old.header.unit or exposure.unit or ""
+        header = dataclasses.replace(old.header, config=config, unit=unit)
         copies = (record for record in old.records() if record.id in kept)
         into_store(runner, todo, Path(output), header, resume, progress, copies)
     watch.ended("fit")

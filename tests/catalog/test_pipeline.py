@@ -49,6 +49,8 @@ def test_every_peak_becomes_a_row(detected):
         "flux_err_g",
         "snr_g",
         "blendedness_g",
+        "data_coverage_g",
+        "peak_flux_g",
         "flux_i",
     ]
     assert table.colnames[: len(names)] == names and detected.n_failed == 0

@@ -10,7 +10,7 @@ import jaxdeblend as jd
 from tests.scenes import observe
 
 CENTERS = [(6.0, 7.5), (10.25, 12.0)]
-PER_BAND = ("flux", "flux_err", "snr", "blendedness")
+PER_BAND = ("flux", "flux_err", "snr", "blendedness", "data_coverage", "peak_flux")
 
 
 @pytest.fixture(scope="module")

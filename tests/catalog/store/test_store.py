@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 import jaxdeblend as jd
 from jaxdeblend.catalog import STORED_CLASSES
-from jaxdeblend.catalog.store.layout import SCHEMA_VERSION, Migration
+from jaxdeblend.catalog.store.layout import MIGRATIONS, SCHEMA_VERSION, Migration
 from jaxdeblend.catalog.store.merge import partial_folder
 from jaxdeblend.model.parameter import parameters
 from tests import stored_blends
@@ -521,6 +521,9 @@ def test_h5py_is_named_when_it_is_missing(tmp_path, monkeypatch, path):
 # ------------------------------------------------------------------------------------------------------------- versions
 
 
+NEW_IN_2 = ("sources/data_coverage", "sources/peak_flux", "about/unit")
+
+
 def old_rows(rows):
     """In the made-up version 0, fluxes were magnitudes' worth of a hundred, and nothing was flagged."""
     rows = rows | {"sources/flux": 100 * rows["sources/counts"]}
@@ -528,7 +531,7 @@ def old_rows(rows):
     return rows | {"sources/flags": np.zeros(len(rows["sources/id"]), np.int32)}
 
 
-OLD = {
+OLD = MIGRATIONS | {
     0: Migration(
         header=lambda header: header | {"wcs": header["wcs"].replace("CRPX", "CRPIX")},
         kinds=lambda kinds: tuple(text.replace('"pixelated"', '"image"') for text in kinds),
@@ -544,7 +547,7 @@ def old(copy):
         file.attrs["schema_version"] = 0
         file["sources/counts"] = file["sources/flux"][:] / np.float32(100)
         kinds, wcs = file["about/kinds"][()].decode(), file["about/wcs"][()].decode()
-        for name in ("sources/flux", "sources/flags", "about/kinds", "about/wcs"):
+        for name in ("sources/flux", "sources/flags", "about/kinds", "about/wcs", *NEW_IN_2):
             del file[name]
         file["about/kinds"], file["about/wcs"] = kinds.replace('"image"', '"pixelated"'), wcs.replace("CRPIX", "CRPX")
     return copy
