@@ -89,6 +89,51 @@ OVERLAP_COLUMNS: Mapping[str, ColumnInfo] = MappingProxyType(
 )
 """Columns of `jaxdeblend.overlap_metrics`."""
 
+SINGLE_BAND_COLUMNS: Mapping[str, ColumnInfo] = MappingProxyType(
+    {
+        "id": SOURCE_COLUMNS["id"],
+        "parent": ColumnInfo("int64", "id of its parent; -1: not on the image"),
+        "x": ColumnInfo("float64", "position as given or detected, column", "pix"),
+        "y": ColumnInfo("float64", "position as given or detected, row", "pix"),
+        "ra": ColumnInfo("float64", "right ascension of the position", "deg"),
+        "dec": ColumnInfo("float64", "declination of the position", "deg"),
+        "n_peaks": ColumnInfo("int64", "number of peaks of its parent"),
+        "flags": ColumnInfo("int32", "bits of jaxdeblend.SingleBandFlag that are set in any band"),
+        "flux_{band}": ColumnInfo("float64", "sum of the child in {band}; NaN: there is none", IMAGE_UNIT),
+        "flux_err_{band}": ColumnInfo("float64", "√ of the sum of the child's variances in {band}", IMAGE_UNIT),
+        "snr_{band}": ColumnInfo("float64", "flux over its error in {band}"),
+        "template_flux_{band}": ColumnInfo("float64", "sum of the template in {band}", IMAGE_UNIT),
+        "stray_flux_{band}": ColumnInfo(
+            "float64", "part of the flux in {band} from where no template reaches", IMAGE_UNIT
+        ),
+        "n_pixels_{band}": ColumnInfo("int64", "number of pixels of the child in {band} that are not 0"),
+        "is_psf_{band}": ColumnInfo("bool", "whether the template in {band} is a PSF"),
+        "psf_flux_{band}": ColumnInfo("float64", "flux of the fitted PSF in {band}; NaN: no fit", IMAGE_UNIT),
+        "psf_x_{band}": ColumnInfo("float64", "position of the fitted PSF in {band}, column", "pix"),
+        "psf_y_{band}": ColumnInfo("float64", "position of the fitted PSF in {band}, row", "pix"),
+        "psf_chisq_{band}": ColumnInfo("float64", "chi2 per degree of freedom of the PSF at the peak in {band}"),
+        "psf_chisq_2_{band}": ColumnInfo(
+            "float64", "the same in {band} with the derivatives of the PSF as further terms"
+        ),
+        "psf_chisq_2b_{band}": ColumnInfo("float64", "the same in {band} for the PSF moved to where these lead"),
+        "psf_dof_{band}": ColumnInfo("float64", "degrees of freedom of the first fit in {band}"),
+        "template_weight_{band}": ColumnInfo("float64", "factor of the template in {band}"),
+        "n_children_{band}": ColumnInfo("int64", "number of peaks of its parent that have a child in {band}"),
+        "flags_{band}": ColumnInfo("int32", "bits of jaxdeblend.SingleBandFlag in {band}"),
+    }
+)
+"""Columns of the table of `jaxdeblend.deblend_single_band_exposure`."""
+
+SINGLE_BAND_PARENT_COLUMNS: Mapping[str, ColumnInfo] = MappingProxyType(
+    {
+        "id": PARENT_COLUMNS["id"],
+        **_OF_WINDOW,
+        "area": ColumnInfo("int64", "number of pixels of its footprint"),
+        "n_sources": PARENT_COLUMNS["n_sources"],
+    }
+)
+"""Columns of the table of parents of the same."""
+
 POSITION_COLUMNS: Mapping[str, ColumnInfo] = MappingProxyType(
     {
         "y": ColumnInfo("float64", "position before the fit, row; the centre of the first pixel is 0", "pix"),

@@ -1,6 +1,7 @@
 """Columns of tables of measured sources: the one place that says what they hold."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -57,7 +58,7 @@ MEASURED_COLUMNS: Mapping[str, ColumnInfo] = MappingProxyType(
 
 
 def of_bands(columns: Mapping[str, ColumnInfo], bands: tuple[str, ...]) -> dict[str, ColumnInfo]:
-    """Name the columns of each band.
+    """Name the columns of each band; those that follow one another go together, band by band.
 
     Parameters
     ----------
@@ -73,12 +74,14 @@ def of_bands(columns: Mapping[str, ColumnInfo], bands: tuple[str, ...]) -> dict[
 
     Examples
     --------
-    >>> list(of_bands({"id": ColumnInfo("int64", "number"), "flux_{band}": ColumnInfo("float", "flux")}, ("g", "r")))
-    ['id', 'flux_g', 'flux_r']
+    >>> list(of_bands(MEASURED_COLUMNS, ("g", "r")))[3:]
+    ['ra', 'dec', 'flux_g', 'flux_err_g', ..., 'peak_flux_g', 'flux_r', ..., 'flags']
     """
     found: dict[str, ColumnInfo] = {}
-    for name, about in columns.items():
-        for band in bands if "{band}" in name else ("",):
-            description = about.description.replace("{band}", band)
-            found[name.replace("{band}", band)] = dataclasses.replace(about, description=description)
+    for of_band, names in itertools.groupby(columns, key=lambda name: "{band}" in name):
+        group = list(names)
+        for band in bands if of_band else ("",):
+            for name in group:
+                description = columns[name].description.replace("{band}", band)
+                found[name.replace("{band}", band)] = dataclasses.replace(columns[name], description=description)
     return found

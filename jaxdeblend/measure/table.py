@@ -1,7 +1,7 @@
 """Measurements as an astropy table: the public edge of the room."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -150,7 +150,8 @@ def describe_columns(
     for name, about in of_bands(columns, bands).items():
         if name not in table.colnames:
             continue
-        column, of_image = table[name], about.unit == IMAGE_UNIT
+        column: Any = table[name]
+        of_image = about.unit == IMAGE_UNIT
         told = f"{about.description}, in {unit}" if of_image and unit and known is None else about.description
         column.info.description = told
         wanted = known if of_image else units.Unit(about.unit) if about.unit else None
