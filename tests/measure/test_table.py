@@ -57,7 +57,8 @@ def test_every_column_is_described(scene, wcs):
     ("unit", "found", "description"),
     [
         ("nJy", "nJy", "total flux of the model in g"),
-        ("nanomaggy", None, "total flux of the model in g, in nanomaggy"),
+        ("nanomaggy", "nmgy", "total flux of the model in g"),
+        ("photons of old", None, "total flux of the model in g, in photons of old"),
         (None, None, "total flux of the model in g"),
     ],
 )
