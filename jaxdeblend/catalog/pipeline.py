@@ -46,7 +46,7 @@ class CatalogResult:
     table
         One row per source, as from `jaxdeblend.measure`, in the exposure's pixels, with what is known of its blend and
         parent (`jaxdeblend.catalog.columns.SOURCE_COLUMNS`). Rows of positions that were given are in the order in
-        which they were given. Where the exposure knows its unit, columns of fluxes have it.
+        which they were given. Fluxes are quantities if the exposure knows its unit.
     model
         Sum of all sources as observed (band, y, x), in image units.
     residual
