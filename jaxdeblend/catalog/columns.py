@@ -6,11 +6,12 @@ from types import MappingProxyType
 from ..measure.columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo
 
 _OF_WINDOW = {
-    "y0": ColumnInfo("int64", "first row of the window", "pix"),
-    "x0": ColumnInfo("int64", "first column of the window", "pix"),
-    "ny": ColumnInfo("int64", "number of rows of the window", "pix"),
-    "nx": ColumnInfo("int64", "number of columns of the window", "pix"),
+    "y0": ColumnInfo("int64", "first row of the window, in pixels of the exposure"),
+    "x0": ColumnInfo("int64", "first column of the window, in pixels of the exposure"),
+    "ny": ColumnInfo("int64", "number of rows of the window"),
+    "nx": ColumnInfo("int64", "number of columns of the window"),
 }
+"""No units: what indexes pixels must stay whole numbers, which quantities are not."""
 
 SOURCE_COLUMNS: Mapping[str, ColumnInfo] = MappingProxyType(
     {
