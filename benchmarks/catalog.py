@@ -137,7 +137,8 @@ def run_with_workers(arguments: list[str], workers: int) -> int:
 def same(one: pathlib.Path, two: pathlib.Path) -> bool:
     """Whether two runs made the same models and tables."""
     return all(
-        filecmp.cmp(one / name, two / name, shallow=False) for name in ("models.h5", "catalog.ecsv", "parents.ecsv")
+        filecmp.cmp(one / name, two / name, shallow=False)
+        for name in ("models.h5", "catalog.ecsv", "parents.ecsv", "blends.ecsv")
     )
 
 

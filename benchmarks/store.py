@@ -84,9 +84,9 @@ def _stack(rng: np.random.Generator, source: np.ndarray, edge: int) -> Stack:
 
 def _measurements(rng: np.random.Generator, centers: np.ndarray) -> Measurements:
     n = len(centers)
-    flux, error, blendedness = rng.lognormal(3, 1, (3, n, len(BANDS))).astype(np.float32)
+    per_band = rng.lognormal(3, 1, (5, n, len(BANDS))).astype(np.float32)
     moments = rng.uniform(0, 4, (n, 3)).astype(np.float32)
-    return Measurements(flux, error, blendedness, centers, moments, np.ones(n, np.int32), np.zeros(n, np.int32))
+    return Measurements(*per_band, centers, moments, np.ones(n, np.int32), np.zeros(n, np.int32))
 
 
 def write(path: pathlib.Path, records: list[jd.StoredBlend], header: jd.StoreHeader) -> float:

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from sphinx.util.docutils import SphinxDirective
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # to import the package is all that is needed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +65,23 @@ def skip(app, what, name, obj, skipped, options):
     return True if what == "module" and foreign else None
 
 
+class Columns(SphinxDirective):
+    """Columns of a table of catalogs, as `jaxdeblend.catalog.columns` knows them."""
+
+    required_arguments = 1
+
+    def run(self):
+        from jaxdeblend.catalog import columns
+
+        lines = ["| Column | Unit | What it is |", "|---|---|---|"]
+        for name, about in getattr(columns, self.arguments[0]).items():
+            name, told = (text.replace("{band}", "<band>") for text in (name, about.description))
+            unit = "that of the image" if about.unit == columns.IMAGE_UNIT else about.unit
+            lines.append(f"| `{name}` | {unit} | {told.replace('<band>', '`<band>`')} |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app):
+    app.add_directive("columns", Columns)
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", escape, priority=900)  # after numpydoc

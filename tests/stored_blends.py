@@ -66,11 +66,12 @@ def record(number, seed=0, n_sources=None, bands=BANDS):
 
 def measurements(rng, n):
     """Random measurements of n sources."""
-    flux, error, blendedness = rng.normal(size=(3, n, len(BANDS))).astype(np.float32)
+    flux, error, blendedness, coverage, peak = rng.normal(size=(5, n, len(BANDS))).astype(np.float32)
     flux[:, 0] = np.nan
     center, moments = rng.normal(size=(n, 2)), rng.normal(size=(n, 3))
     counts, flags = rng.integers(0, 1024, (2, n)).astype(np.int32)
-    return Measurements(flux, error, blendedness, center.astype(np.float32), moments.astype(np.float32), counts, flags)
+    per_band = (flux, error, blendedness, coverage, peak)
+    return Measurements(*per_band, center.astype(np.float32), moments.astype(np.float32), counts, flags)
 
 
 def assert_same_bits(one, two):

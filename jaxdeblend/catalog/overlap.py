@@ -6,6 +6,8 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
+from ..measure.table import describe_columns
+from .columns import OVERLAP_COLUMNS
 from .footprints import ROUNDING, THRESHOLD, noise_of
 from .plan import NO_PARENT
 from .store import ModelStore
@@ -82,6 +84,7 @@ def overlap_metrics(
     for b, band in enumerate(models.bands):
         for k, name in enumerate(COLUMNS):
             table[f"{name}_{band}"] = values[order, k, b]
+    describe_columns(table, OVERLAP_COLUMNS, models.bands, unit=exposure.unit)
     return table
 
 

@@ -20,7 +20,7 @@ from ..io.masks import any_of, bad_pattern
 from .config import DeblendConfig
 from .distribute import CHUNK, Distributor, Job
 from .plan import WorkUnit, largest_memory, make_plan, plan_digest
-from .records import SKIPPED, Outcome, parent_table, source_table, stored_tables, unfitted_record
+from .records import SKIPPED, Outcome, blend_table, parent_table, source_table, stored_tables, unfitted_record
 from .running import Cutter, Runner, one_blas_thread
 from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
 
@@ -43,8 +43,9 @@ class CatalogResult:
     Attributes
     ----------
     table
-        One row per source, as from `jaxdeblend.measure`, in the exposure's pixels, with the columns ``parent``,
-        ``blend`` and ``skip_reason``. Rows of positions that were given are in the order in which they were given.
+        One row per source, as from `jaxdeblend.measure`, in the exposure's pixels, with what is known of its blend and
+        parent (`jaxdeblend.catalog.columns.SOURCE_COLUMNS`). Rows of positions that were given are in the order in
+        which they were given. Fluxes are quantities if the exposure knows its unit.
     model
         Sum of all sources as observed (band, y, x), in image units.
     residual
@@ -52,9 +53,9 @@ class CatalogResult:
     sources
         Model of each fitted source as observed, where it is above a hundredth of the background's σ.
     parents
-        One row per parent: ``id``, its window ``y0``, ``x0``, ``ny``, ``nx``, ``n_sources``, ``n_steps``,
-        ``status``; ``n_pieces`` in which it was fitted, ``converged`` if all did, ``chi2`` and ``n_dof`` of all;
-        ``skipped`` and ``skip_reason``, ``failed`` and ``error``.
+        One row per parent, with sums over its blends (`jaxdeblend.catalog.columns.PARENT_COLUMNS`).
+    blends
+        One row per work unit, also of those that were not fitted (`jaxdeblend.catalog.columns.BLEND_COLUMNS`).
     detection
         Peaks and footprints.
 
@@ -73,6 +74,7 @@ class CatalogResult:
     residual: Float[np.ndarray, "band y x"]
     sources: tuple[SourceModel, ...]
     parents: Table
+    blends: Table
     detection: Detection
 
     @property
@@ -89,7 +91,7 @@ class StoredCatalog:
     ----------
     path
         The store, for `jaxdeblend.ModelStore`.
-    table, parents, detection
+    table, parents, blends, detection
         As those of `CatalogResult`; of a shard, the rows of its own blends.
     positions
         Positions (y, x) in pixels of all rows of the catalog, as given or detected.
@@ -113,6 +115,7 @@ class StoredCatalog:
     path: Path
     table: QTable
     parents: Table
+    blends: Table
     positions: Float[np.ndarray, "source 2"]
     detection: Detection
     seconds: Mapping[str, float]
@@ -305,6 +308,7 @@ def deblend_catalog(
         bands=exposure.bands,
         config=f"{settings.to_toml()}# plan {plan_digest(exposure, positions, errors, plan)}\n",
         wcs="" if exposure.wcs is None else exposure.wcs.to_header_string(relax=True),
+        unit=exposure.unit or "",
     )
     fitter = runner if workers is None else Distributor(workers, cutter.cut, Job.of(settings, catch=catch), chunk)
     into_store(fitter, _shard_of(plan, shard), Path(store), header, resume, progress)
@@ -345,11 +349,12 @@ def _in_memory(
     for number in sorted(models):
         model[(slice(None), *records[number].box.slices)] += models[number]
     return CatalogResult(
-        table=source_table(cutter.positions, exposure.bands, exposure.wcs, outcomes),
+        table=source_table(cutter.positions, exposure.bands, exposure.wcs, outcomes, unit=exposure.unit),
         model=model,
         residual=np.where(exposure.mask, np.float32(np.nan), exposure.images - model),
         sources=tuple(sources[row] for row in sorted(sources)),
         parents=parent_table(outcomes),
+        blends=blend_table(outcomes),
         detection=detection,
     )
 

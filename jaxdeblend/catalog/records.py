@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from astropy import units
-from astropy.table import Column, QTable, Table
+from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from jaxtyping import Float, Int
 from scipy.spatial import KDTree
@@ -17,11 +18,13 @@ from ..fit import RESULTS
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..io import PathLike
+from ..measure.columns import ColumnInfo
 from ..measure.flags import Flag
 from ..measure.photometry import Measurements
-from ..measure.table import table_of
+from ..measure.table import describe_columns, table_of
+from .columns import BLEND_COLUMNS, PARENT_COLUMNS, SOURCE_COLUMNS
 from .plan import NO_PARENT, OUTSIDE, WorkUnit
-from .store import MEASURED, ModelStore, StoredBlend
+from .store import MEASURED, ModelStore, StoredBlend, component_type, source_types
 
 SKIPPED, FAILED = "skipped: ", "failed: "
 """Beginnings of the reasons why a blend was not fitted."""
@@ -47,6 +50,10 @@ class Outcome:
         Why it was not fitted, if it was not.
     measurements
         Of its own sources, if it was fitted.
+    n_components
+        Number of components of its own sources that are not padding.
+    model_types
+        What the components of each of its own sources are, see `ModelStore.model_types`.
     """
 
     id: int
@@ -59,10 +66,28 @@ class Outcome:
     n_dof: int
     reason: str
     measurements: Measurements | None
+    n_components: int
+    model_types: np.ndarray
+
+    @property
+    def error(self) -> str:
+        """The error with which it failed, if it did."""
+        return self.reason.removeprefix(FAILED) if self.reason.startswith(FAILED) else ""
+
+    @property
+    def skip_reason(self) -> str:
+        """Why it was skipped, if it was."""
+        return "" if self.error else self.reason.removeprefix(SKIPPED)
 
     @classmethod
     def of(cls, record: StoredBlend) -> "Outcome":
         """What a record says, without its model."""
+        stacks = () if record.fit is None else record.fit.blend.stacks
+        active = [np.asarray(stack.active) for stack in stacks]
+        parts = [
+            (component_type(stack.component), np.asarray(stack.source)[lit])
+            for stack, lit in zip(stacks, active, strict=True)
+        ]
         return cls(
             record.id,
             record.parent,
@@ -74,6 +99,8 @@ class Outcome:
             record.n_dof,
             record.reason,
             record.measurements,
+            sum(int(lit.sum()) for lit in active),
+            source_types(len(record.rows), parts),
         )
 
 
@@ -143,7 +170,9 @@ def stored_outcomes(store: ModelStore) -> Iterator[Outcome]:
     Outcome
         In the order of ids.
     """
-    tables, reasons = {name: store.table(name) for name in ("blends", "sources")}, store.reasons()
+    tables, reasons = {name: store.table(name) for name in ("blends", "sources", "components")}, store.reasons()
+    lit = np.asarray(tables["components"]["blend"])[np.asarray(tables["components"]["active"])]
+    n_components, model_types = np.bincount(np.searchsorted(store.ids, lit), minlength=len(store)), store.model_types()
     columns = {name: np.asarray(tables["sources"][name]) for name in ("row", *MEASURED)}
     blends = {name: np.asarray(tables["blends"][name]) for name in tables["blends"].colnames}
     stops = np.cumsum(blends["n_sources"])
@@ -162,11 +191,13 @@ def stored_outcomes(store: ModelStore) -> Iterator[Outcome]:
             n_dof=int(one["n_dof"]),
             reason=reasons.get(int(one["id"]), ""),
             measurements=Measurements(**values) if one["measured"] else None,
+            n_components=int(n_components[number]),
+            model_types=model_types[mine],
         )
 
 
-def stored_tables(path: PathLike, positions: Float[np.ndarray, "source 2"]) -> tuple[QTable, Table]:
-    """Tables of sources and parents of a store, those of `jaxdeblend.deblend_catalog`.
+def stored_tables(path: PathLike, positions: Float[np.ndarray, "source 2"]) -> tuple[QTable, Table, Table]:
+    """Tables of sources, parents and blends of a store, those of `jaxdeblend.deblend_catalog`.
 
     Parameters
     ----------
@@ -177,17 +208,22 @@ def stored_tables(path: PathLike, positions: Float[np.ndarray, "source 2"]) -> t
 
     Returns
     -------
-    sources, parents : Table
+    sources, parents, blends : Table
         Rows of which the store knows.
     """
     with ModelStore(path) as store:
-        outcomes = list(stored_outcomes(store))
-        sources = source_table(positions, store.header.bands, store.header.celestial_wcs(), outcomes)
-    return sources, parent_table(outcomes)
+        outcomes, header = list(stored_outcomes(store)), store.header
+    sources = source_table(positions, header.bands, header.celestial_wcs(), outcomes, unit=header.unit or None)
+    return sources, parent_table(outcomes), blend_table(outcomes)
 
 
 def source_table(
-    positions: Float[np.ndarray, "source 2"], bands: tuple[str, ...], wcs: WCS | None, outcomes: Iterable[Outcome]
+    positions: Float[np.ndarray, "source 2"],
+    bands: tuple[str, ...],
+    wcs: WCS | None,
+    outcomes: Iterable[Outcome],
+    *,
+    unit: str | None = None,
 ) -> QTable:
     """One row per position of which the outcome is known, in order.
 
@@ -201,19 +237,17 @@ def source_table(
         Celestial coordinates; adds ``ra`` and ``dec``.
     outcomes
         What became of the units.
+    unit
+        Unit of the images, None if it is unknown.
 
     Returns
     -------
     QTable
-        See `jaxdeblend.deblend_catalog`.
+        The columns of `jaxdeblend.catalog.columns.SOURCE_COLUMNS`.
     """
     outcomes = list(outcomes)
     center, values = positions.astype(float), _unknown(len(positions), len(bands), outcomes)
-    parent, blend = np.full((2, len(positions)), NO_PARENT)
-    reason = np.full(len(positions), "", dtype=object)
-    known = np.zeros(len(positions), bool)
     for one in outcomes:
-        parent[one.rows], blend[one.rows], reason[one.rows], known[one.rows] = one.parent, one.id, one.reason, True
         if one.measurements is None:
             lost = one.reason == SKIPPED + OUTSIDE
             values["flags"][one.rows] = int(Flag.OUTSIDE_IMAGE if lost else Flag.NOT_DEBLENDED)
@@ -224,27 +258,55 @@ def source_table(
     table = table_of(Measurements(center=center, **values), bands)
     for name in ("size", "e1", "e2"):
         table[name][np.isnan(values["moments"][:, 0])] = np.nan
-    table.add_column(parent, name="parent", index=1)
     if wcs is not None:
         sky = wcs.pixel_to_world_values(center[:, 1], center[:, 0])
         angles = [np.asarray(angle, float) * units.deg for angle in sky]
         table.add_columns(angles, names=["ra", "dec"], indexes=[table.index_column("y") + 1] * 2)
-    table["blend"] = Column(blend, description="work unit in which it was fitted")
-    table["skip_reason"] = Column(reason.astype(str), description="why it was not fitted; empty if it was")
-    return QTable(table[np.flatnonzero(known)])
+    of_blends = _of_blends(len(positions), outcomes)
+    table.add_column(of_blends.pop("parent"), name="parent", index=1)
+    table["peak_x"], table["peak_y"] = positions[:, 1].astype(float), positions[:, 0].astype(float)
+    table.add_columns(list(of_blends.values()), names=list(of_blends))
+    known = np.zeros(len(positions), bool)
+    known[np.concatenate([*(one.rows for one in outcomes), np.zeros(0, int)])] = True
+    table = QTable(table[np.flatnonzero(known)])
+    describe_columns(table, SOURCE_COLUMNS, bands, unit=unit)
+    return table
+
+
+def _of_blends(n: int, outcomes: list[Outcome]) -> dict[str, np.ndarray]:
+    """Columns of sources that tell of their blend and their parent."""
+    members = Counter[int]()
+    for one in outcomes:
+        members[one.parent] += len(one.rows)
+    members[NO_PARENT] = 0
+    columns = {
+        **{name: np.full(n, NO_PARENT) for name in ("parent", "blend")},
+        **{name: np.zeros(n, np.int64) for name in ("blend_n_sources", "parent_n_sources")},
+        "is_isolated": np.zeros(n, bool),
+        "blend_chi2": np.full(n, np.nan),
+        "blend_n_dof": np.zeros(n, np.int64),
+        **{name: np.full(n, "", dtype=object) for name in ("model_type", "skip_reason")},
+    }
+    for one in outcomes:
+        told = (one.parent, one.id, len(one.rows), members[one.parent], members[one.parent] == 1)
+        told = (*told, one.chi2, one.n_dof, one.model_types, one.reason)
+        for column, value in zip(columns.values(), told, strict=True):
+            column[one.rows] = value
+    return {name: column.astype(str) if column.dtype == object else column for name, column in columns.items()}
 
 
 def _unknown(n: int, n_bands: int, outcomes: list[Outcome]) -> dict[str, np.ndarray]:
     """Measurements of rows of which nothing is known."""
     measured = (one.measurements for one in outcomes if one.measurements is not None)
     dtype = next((np.asarray(values.flux).dtype for values in measured), np.dtype(np.float32))
-    shapes = {"flux": (n, n_bands), "flux_err": (n, n_bands), "blendedness": (n, n_bands), "moments": (n, 3)}
+    per_band = ("flux", "flux_err", "blendedness", "data_coverage", "peak_flux")
+    shapes = {**dict.fromkeys(per_band, (n, n_bands)), "moments": (n, 3)}
     values = {name: np.full(shape, np.nan, dtype) for name, shape in shapes.items()}
     return values | {name: np.zeros(n, np.int32) for name in ("n_components", "flags")}
 
 
-def parent_table(outcomes: Iterable[Outcome]) -> Table:
-    """One row per parent.
+def blend_table(outcomes: Iterable[Outcome]) -> Table:
+    """One row per work unit, in the order of their numbers, with those that were not fitted.
 
     Parameters
     ----------
@@ -254,50 +316,88 @@ def parent_table(outcomes: Iterable[Outcome]) -> Table:
     Returns
     -------
     Table
-        See `jaxdeblend.deblend_catalog`.
+        The columns of `jaxdeblend.catalog.columns.BLEND_COLUMNS`.
+    """
+    return _tabulated([_blend_row(one) for one in sorted(outcomes, key=lambda one: one.id)], BLEND_COLUMNS)
+
+
+def parent_table(outcomes: Iterable[Outcome]) -> Table:
+    """One row per parent: the sum of its blends.
+
+    Parameters
+    ----------
+    outcomes
+        What became of the units.
+
+    Returns
+    -------
+    Table
+        The columns of `jaxdeblend.catalog.columns.PARENT_COLUMNS`.
     """
     known = sorted((one for one in outcomes if one.parent != NO_PARENT), key=lambda one: (one.parent, one.id))
     groups = [list(group) for _, group in itertools.groupby(known, key=lambda one: one.parent)]
-    rows = [_parent_row(group) for group in groups]
-    return Table({name: np.array([row[name] for row in rows], kind) for name, kind in _PARENT.items()})
+    return _tabulated([_parent_row(group) for group in groups], PARENT_COLUMNS)
 
 
-_PARENT = {
-    **dict.fromkeys(("id", "y0", "x0", "ny", "nx", "n_sources", "n_steps"), np.int64),
-    "status": "U16",
-    "n_pieces": np.int64,
-    "converged": bool,
-    "chi2": np.float64,
-    "n_dof": np.int64,
-    "skipped": bool,
-    "skip_reason": str,
-    "failed": bool,
-    "error": str,
-}
-"""Columns of the table of parents, and their types."""
+def _tabulated(rows: list[dict[str, object]], columns: Mapping[str, ColumnInfo]) -> Table:
+    table = Table({name: np.array([row[name] for row in rows], about.dtype) for name, about in columns.items()})
+    describe_columns(table, columns)
+    return table
+
+
+def _blend_row(one: Outcome) -> dict[str, object]:
+    return {
+        "id": one.id,
+        "parent": one.parent,
+        **dict(zip(("y0", "x0", "ny", "nx"), (*one.box.start, *one.box.shape), strict=True)),
+        "n_sources": len(one.rows),
+        "n_components": one.n_components,
+        "n_steps": one.n_steps,
+        "status": _status([one]),
+        "converged": one.status == RESULTS.CONVERGED,
+        "chi2": one.chi2,
+        "n_dof": one.n_dof,
+        **_state([one]),
+    }
+
+
+def _status(group: list[Outcome]) -> str:
+    """The worst status of some blends."""
+    if any(one.reason for one in group):
+        return "failed" if any(one.error for one in group) else "skipped"
+    return RESULTS(max(one.status for one in group)).name.lower()
+
+
+def _state(group: list[Outcome]) -> dict[str, object]:
+    """Whether and why some blends were not fitted; of several reasons the first."""
+    skips = [one.skip_reason for one in group if one.skip_reason]
+    errors = [one.error for one in group if one.error]
+    return {
+        "skipped": bool(skips),
+        "skip_reason": skips[0] if skips else "",
+        "failed": bool(errors),
+        "error": errors[0] if errors else "",
+    }
 
 
 def _parent_row(group: list[Outcome]) -> dict[str, object]:
     """A parent of one or several pieces: the sum of their parts, and the worst of their states."""
     start = [min(one.box.start[axis] for one in group) for axis in (0, 1)]
     stop = [max(one.box.stop[axis] for one in group) for axis in (0, 1)]
-    skipped = [one.reason.removeprefix(SKIPPED) for one in group if one.reason.startswith(SKIPPED)]
-    failed = [one.reason.removeprefix(FAILED) for one in group if one.reason.startswith(FAILED)]
     fitted = [one for one in group if not one.reason]
-    worst = max((one.status for one in fitted), default=0)
     return {
         "id": group[0].parent,
         **dict(zip(("y0", "x0"), start, strict=True)),
         **{name: stop[axis] - start[axis] for axis, name in enumerate(("ny", "nx"))},
         "n_sources": sum(len(one.rows) for one in group),
         "n_steps": max(one.n_steps for one in group),
-        "status": "failed" if failed else "skipped" if skipped else RESULTS(worst).name.lower(),
+        "status": _status(group),
         "n_pieces": len(group),
-        "converged": len(fitted) == len(group) and worst == RESULTS.CONVERGED,
+        "converged": all(one.status == RESULTS.CONVERGED for one in group),
         "chi2": math.fsum(one.chi2 for one in fitted) if fitted else math.nan,
         "n_dof": sum(one.n_dof for one in fitted),
-        "skipped": bool(skipped),
-        "skip_reason": skipped[0] if skipped else "",
-        "failed": bool(failed),
-        "error": failed[0] if failed else "",
+        "n_components": sum(one.n_components for one in group),
+        "n_skipped": sum(bool(one.skip_reason) for one in group),
+        "n_failed": sum(bool(one.error) for one in group),
+        **_state(group),
     }

@@ -135,7 +135,8 @@ def restart_catalog(
             catch=settings.catch_failures,
             memory=settings.memory,
         )
-        header = dataclasses.replace(old.header, config=run.config_text(exposure, settings))
+        config, unit = run.config_text(exposure, settings), old.header.unit or exposure.unit or ""
+        header = dataclasses.replace(old.header, config=config, unit=unit)
         copies = (record for record in old.records() if record.id in kept)
         into_store(runner, todo, Path(output), header, resume, progress, copies)
     watch.ended("fit")

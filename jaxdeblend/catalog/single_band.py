@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from astropy import units
-from astropy.table import Column, QTable, Table
+from astropy.table import QTable, Table
 from jaxtyping import Float
 
 from ..detect import Detection, detect
 from ..instrument.box import Box
 from ..instrument.psf_field import as_field
 from ..io import Exposure, SourceModel
+from ..measure.table import describe_columns
 from ..single_band import SingleBandConfig, SingleBandFlag, SingleBandResult, deblend_single_band_batch
+from .columns import SINGLE_BAND_COLUMNS, SINGLE_BAND_PARENT_COLUMNS
 from .parents import Parent, find_parents
 from .pipeline import _source_model, positions_of
 from .plan import NO_PARENT
@@ -288,8 +290,7 @@ def _tabulate(
     for number, parent in enumerate(parents):
         owner[parent.rows], n_peaks[parent.rows] = number, len(parent.rows)
     table = QTable({"id": np.arange(n), "parent": owner})
-    for name, values in zip(("x", "y"), positions.T[::-1], strict=True):
-        table[name] = Column(values, unit=units.pix)
+    table["x"], table["y"] = positions.T[::-1]
     if exposure.wcs is not None:
         sky = exposure.wcs.pixel_to_world_values(positions[:, 1], positions[:, 0])
         table["ra"], table["dec"] = (np.asarray(angle, float) * units.deg for angle in sky)
@@ -298,6 +299,7 @@ def _tabulate(
     for band, values in enumerate(zip(*columns.values(), strict=True)):
         for name, column in zip(columns, values, strict=True):
             table[f"{name}_{exposure.bands[band]}"] = column.astype(np.int32) if name == "flags" else column
+    describe_columns(table, SINGLE_BAND_COLUMNS, exposure.bands, unit=exposure.unit)
     return table
 
 
@@ -312,4 +314,6 @@ def _parent_table(parents: tuple[Parent, ...]) -> Table:
         "area": [int(parent.footprint.sum()) for parent in parents],
         "n_sources": [len(parent.rows) for parent in parents],
     }
-    return Table({name: np.array(values, dtype=np.int64) for name, values in columns.items()})
+    table = Table({name: np.array(values, dtype=np.int64) for name, values in columns.items()})
+    describe_columns(table, SINGLE_BAND_PARENT_COLUMNS)
+    return table

@@ -13,10 +13,12 @@ from astropy.table import QTable, Table
 
 from .._version import __version__
 from ..catalog import DeblendConfig, ModelStore, deblend_catalog, mask_not_deblended, merge_stores, stored_tables
+from ..catalog.columns import POSITION_COLUMNS
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
 from ..io import read_description, read_positions, write_catalog, write_mask
 from ..io.files import atomic_path
+from ..measure.table import describe_columns
 from .work import progress_bar, run_record
 
 STORE, POSITIONS, MASK, RUN = "models.h5", "positions.ecsv", "mask.fits", "run.json"
@@ -95,13 +97,12 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
             chunk=options.chunk,
             progress=progress,
         )
-    y, x = result.positions.T
-    write_catalog(Table({"y": y, "x": x}), options.output / POSITIONS, overwrite=True)
-    counts = counts_of(result.table, result.parents)
+    write_positions(options.output, result.positions)
+    counts = counts_of(result.table, result.parents, result.blends)
     text = f"{counts['sources']} sources in {counts['parents']} parents; {counts['without_flux']} have no flux"
     if options.shard[1] > 1:
         return f"{text}\nwrote {options.store}; once all shards are done: jaxdeblend merge {options.output}", 0
-    names = write_tables(options.output, options.kind, result.table, result.parents, exposure.bands)
+    names = write_tables(options.output, options.kind, result.table, result.parents, result.blends, exposure.bands)
     if options.write_mask:
         with ModelStore(options.store) as store:
             marked = mask_not_deblended(store, exposure, detection=result.detection)
@@ -137,9 +138,9 @@ def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> t
     stores = _shards(output)
     given = read_positions(output / POSITIONS)[0]
     path = merge_stores(stores, output / STORE, overwrite=overwrite)
-    table, parents = stored_tables(path, given)
-    names = write_tables(output, kind, table, parents, _bands(table))
-    counts = counts_of(table, parents)
+    tables = stored_tables(path, given)
+    names = write_tables(output, kind, *tables, _bands(tables[0]))
+    counts = counts_of(*tables)
     text = f"{len(stores)} shards: {counts['sources']} sources in {counts['parents']} parents"
     return f"{text}\nwrote {', '.join((STORE, *names))} to {output}", int(counts["without_flux"] > 0)
 
@@ -161,7 +162,16 @@ def _shards(folder: Path) -> list[Path]:
     return paths
 
 
-def write_tables(folder: Path, kind: str, table: QTable, parents: Table, bands: tuple[str, ...]) -> tuple[str, ...]:
+def write_positions(folder: Path, positions: np.ndarray) -> None:
+    """Write the positions of all rows of a catalog."""
+    table = Table({"y": positions[:, 0], "x": positions[:, 1]})
+    describe_columns(table, POSITION_COLUMNS)
+    write_catalog(table, folder / POSITIONS, overwrite=True)
+
+
+def write_tables(
+    folder: Path, kind: str, table: QTable, parents: Table, blends: Table, bands: tuple[str, ...]
+) -> tuple[str, ...]:
     """Write the tables of a catalog.
 
     Parameters
@@ -170,8 +180,8 @@ def write_tables(folder: Path, kind: str, table: QTable, parents: Table, bands: 
         Where to.
     kind
         Format of the tables.
-    table, parents
-        Sources and parents.
+    table, parents, blends
+        Sources, parents and blends.
     bands
         Names of the bands.
 
@@ -180,8 +190,8 @@ def write_tables(folder: Path, kind: str, table: QTable, parents: Table, bands: 
     tuple of str
         Names of the files.
     """
-    names = (f"catalog.{kind}", f"parents.{kind}")
-    for name, one in zip(names, (table, parents), strict=True):
+    names = (f"catalog.{kind}", f"parents.{kind}", f"blends.{kind}")
+    for name, one in zip(names, (table, parents, blends), strict=True):
         one.meta = {"software": f"jaxdeblend {__version__}", "bands": ",".join(bands)}
         write_catalog(one, folder / name, overwrite=True)
     return names
@@ -191,13 +201,13 @@ def _bands(table: QTable) -> tuple[str, ...]:
     return tuple(name.removeprefix("blendedness_") for name in table.colnames if name.startswith("blendedness_"))
 
 
-def counts_of(table: QTable, parents: Table) -> Mapping[str, int]:
-    """Numbers of sources and parents, and of those with which something is wrong.
+def counts_of(table: QTable, parents: Table, blends: Table) -> Mapping[str, int]:
+    """Numbers of sources, parents and blends, and of those with which something is wrong.
 
     Parameters
     ----------
-    table, parents
-        Sources and parents.
+    table, parents, blends
+        Sources, parents and blends.
 
     Returns
     -------
@@ -208,6 +218,7 @@ def counts_of(table: QTable, parents: Table) -> Mapping[str, int]:
     return {
         "sources": len(table),
         "parents": len(parents),
+        "blends": len(blends),
         "skipped": int(np.sum(np.asarray(parents["skipped"]))),
         "failed": int(np.sum(np.asarray(parents["failed"]))),
         "not_converged": int(np.sum(~np.asarray(parents["converged"]))),

@@ -198,6 +198,7 @@ def deblend_catalog(origin: str, workers: int | None, scheduler: str | None, **o
       models.h5        the models, blend by blend; models.h5.partial while the run lasts
       catalog.ecsv     one row per source, with the reason where it was not fitted
       parents.ecsv     one row per parent: pieces, chi2, steps, what was skipped or failed
+      blends.ecsv      the same of each work unit: parents that are large are fitted in several
       positions.ecsv   position of each row before the fit
       mask.fits        with --write-mask: MASK_<band>, with NOT_DEBLENDED where blends were skipped or failed
       run.json         version, options and counts

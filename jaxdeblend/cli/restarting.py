@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 import numpy as np
-from astropy.table import Table
 
 from ..catalog import restart_catalog
 from ..catalog.store import partial_folder
-from ..io import read_description, read_positions, write_catalog
+from ..io import read_description, read_positions
 from ..io.files import atomic_path
-from .cataloging import POSITIONS, RUN, STORE, counts_of, write_tables
+from .cataloging import POSITIONS, RUN, STORE, counts_of, write_positions, write_tables
 from .options import common_options
 from .work import progress_bar, run_record
 
@@ -66,10 +65,10 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
             resume=options.resume,
             progress=progress,
         )
-    y, x = result.positions.T
-    write_catalog(Table({"y": y, "x": x}), options.output / POSITIONS, overwrite=True)
-    names = write_tables(options.output, options.kind, result.table, result.parents, exposure.bands)
-    counts = {**counts_of(result.table, result.parents), "added": len(added)}
+    write_positions(options.output, result.positions)
+    tables = (result.table, result.parents, result.blends)
+    names = write_tables(options.output, options.kind, *tables, exposure.bands)
+    counts = {**counts_of(*tables), "added": len(added)}
     seconds = {"total": time.perf_counter() - started}
     record = run_record(options, counts=counts, seconds=seconds, files=(STORE, *names))
     with atomic_path(options.output / RUN, overwrite=True) as path:
@@ -109,7 +108,7 @@ def restart(origin: str, **options: Any) -> int:
 
     \b
     Writes to the folder OUTPUT what deblend-catalog writes:
-      models.h5, catalog.ecsv, parents.ecsv, positions.ecsv, run.json
+      models.h5, catalog.ecsv, parents.ecsv, blends.ecsv, positions.ecsv, run.json
 
     \b
     Example:

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from astropy import units
@@ -163,16 +163,32 @@ def write_catalog(table: Table, path: PathLike, *, overwrite: bool = False) -> P
 
 
 def _fits_ready(table: Table, suffix: str) -> Table:
-    """Copy with a `meta` that FITS cards can hold: numbers and short strings under upper-case keys."""
+    """Copy with what FITS can hold: `meta` of numbers and short strings under upper-case keys, and units that it knows.
+
+    Other units go into the descriptions of their columns.
+    """
     if suffix != ".fits":
         return table
-    copy = table.copy(copy_data=False)
+    copy = Table(table, copy=False)
+    for info in (cast(Any, copy[name]).info for name in copy.colnames):
+        if info.unit is not None and not _in_fits(info.unit):
+            info.description = f"{info.description or info.name}, in {info.unit}"
+            info.unit = None
     copy.meta = {
         str(key).upper()[:8]: value if isinstance(value, bool | int | float) else str(value)
         for key, value in (table.meta or {}).items()
         if len(str(value)) <= 60
     }
     return copy
+
+
+def _in_fits(unit: units.UnitBase) -> bool:
+    """Whether FITS has a name for a unit."""
+    try:
+        unit.to_string("fits")
+    except ValueError:
+        return False
+    return True
 
 
 def _read_table(path: Path) -> Table:

@@ -51,6 +51,10 @@ class Measurements(eqx.Module):
         Total flux of the model, and its 1σ error at fixed shapes, with the covariances between overlapping sources.
     blendedness
         See `jaxdeblend.ops.apportion.blendedness`.
+    data_coverage
+        Share of the light, as observed, that falls on usable pixels of the window; NaN for a source without a model.
+    peak_flux
+        Value of the image on the pixel of the detected position; NaN where that is unusable.
     center
         Fitted position (y, x) in pixels; the detected one for a source outside the image.
     moments
@@ -65,6 +69,8 @@ class Measurements(eqx.Module):
     flux: Float[AnyArray, "source band"]
     flux_err: Float[AnyArray, "source band"]
     blendedness: Float[AnyArray, "source band"]
+    data_coverage: Float[AnyArray, "source band"]
+    peak_flux: Float[AnyArray, "source band"]
     center: Float[AnyArray, "source 2"]
     moments: Float[AnyArray, "source 3"]
     n_components: Int[AnyArray, " source"]
@@ -134,23 +140,27 @@ def measure_arrays(
     terms = render_terms(blend, obs) if terms is None else terms
     models = sum_terms(blend, obs, terms)
     shapes = _unit_shapes(blend)
-    flux = _fluxes(blend, obs)
+    flux, n_components = _fluxes(blend, obs), _n_components(blend)
+    observed = _observed_shapes(blend, obs, terms)
     detected = jnp.asarray(blend.center_prior.mean)
     flags = _flags(blend, obs, flux, models, jnp.asarray(status))
     lost = (flags & (Flag.OUTSIDE_IMAGE | Flag.NO_DATA | Flag.NON_FINITE)) != 0
+    shapeless = lost | (n_components == 0)
     measurements = Measurements(
         flux=jnp.where(lost[:, None], jnp.nan, flux),
-        flux_err=jnp.where(lost[:, None], jnp.nan, flux_errors(blend, obs, terms)),
+        flux_err=jnp.where(lost[:, None], jnp.nan, flux_errors(observed, obs)),
         blendedness=jax.vmap(apportion.blendedness, in_axes=1, out_axes=1)(models),
+        data_coverage=jnp.where(shapeless[:, None], jnp.nan, data_coverage(observed, obs)),
+        peak_flux=_peak_flux(detected, obs),
         center=jnp.where(lies_inside(detected, obs)[:, None], blend.centers, detected),
         moments=jax.vmap(moments.second_moments)(shapes) - _psf_moments(obs, shapes.shape[-1])[None, :],
-        n_components=_n_components(blend),
+        n_components=n_components,
         flags=flags,
     )
     return measurements, models
 
 
-def flux_errors(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "source band"]:
+def flux_errors(shapes: Float[Array, "source band y x"], obs: Observation) -> Float[Array, "source band"]:
     """1σ errors of the fluxes at fixed shapes, from the Gauss–Newton matrix of the joint spectra.
 
     With S_k the source's unit-flux shape as observed, F_kl = Σ w S_k S_l is the Fisher matrix of one band's fluxes;
@@ -158,28 +168,62 @@ def flux_errors(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "s
 
     Parameters
     ----------
-    blend
-        Fitted blend.
+    shapes
+        S_k of each source.
     obs
         Observation.
-    terms
-        From `jaxdeblend.fit.render.render_terms`.
 
     Returns
     -------
     Float[Array, "source band"]
         Errors in image units; infinite where a band has no data under the source.
     """
-    shapes = jnp.zeros((len(blend.centers), obs.images.size), obs.images.dtype)
-    for share, models in zip(_shares(blend), terms, strict=True):
-        shapes = shapes + share.reshape(len(share), len(models) * models.shape[1]) @ models.reshape(-1, obs.images.size)
 
     def fisher(model: Array, weights: AnyArray) -> Array:
         flat = model.reshape(model.shape[0], -1)
         return (flat * weights.reshape(1, -1)) @ flat.T
 
-    matrices = jax.vmap(fisher, in_axes=(1, 0))(shapes.reshape(-1, *obs.images.shape), obs.weights)
+    matrices = jax.vmap(fisher, in_axes=(1, 0))(shapes, obs.weights)
     return lstsq.one_by_one(_marginal_errors, matrices).T
+
+
+def data_coverage(shapes: Float[Array, "source band y x"], obs: Observation) -> Float[Array, "source band"]:
+    """Share of each source's light that falls on usable pixels, c_kb = Σ S_kb over pixels with a weight.
+
+    What falls outside the window, or on pixels of it that are not used, is missing. It does not depend on the spectrum:
+    a source that is dark in a band has a coverage there, too.
+
+    Parameters
+    ----------
+    shapes
+        Unit-flux shape S_k of each source as observed.
+    obs
+        Observation.
+
+    Returns
+    -------
+    Float[Array, "source band"]
+        From 0, no data, to 1, all; what kernels with negative lobes leave beyond is cut.
+    """
+    usable = jnp.where(jnp.asarray(obs.weights > 0)[None], shapes, 0.0)
+    return jnp.clip(usable.sum(axis=(-2, -1)), 0.0, 1.0)
+
+
+def _observed_shapes(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "source band y x"]:
+    """Band-averaged shape of each source as observed, in units in which it has the flux 1."""
+    shapes = jnp.zeros((len(blend.centers), obs.images.size), obs.images.dtype)
+    for share, models in zip(_shares(blend), terms, strict=True):
+        shapes = shapes + share.reshape(len(share), len(models) * models.shape[1]) @ models.reshape(-1, obs.images.size)
+    return shapes.reshape(-1, *obs.images.shape)
+
+
+def _peak_flux(positions: Float[Array, "source 2"], obs: Observation) -> Float[Array, "source band"]:
+    """Value of the image on the pixel of each position, NaN where it is unusable."""
+    inside = lies_inside(positions, obs)
+    pixels = jnp.where(inside[:, None], jnp.floor(positions + 0.5), 0.0).astype(int)
+    y, x = jnp.minimum(pixels, jnp.asarray(obs.shape)[None] - 1).T
+    usable = inside[None, :] & (jnp.asarray(obs.weights)[:, y, x] > 0)
+    return jnp.where(usable, jnp.asarray(obs.images)[:, y, x], jnp.nan).T
 
 
 def _marginal_errors(fisher: Float[Array, "n n"]) -> Float[Array, " n"]:

@@ -1,17 +1,19 @@
 """Measurements as an astropy table: the public edge of the room."""
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from astropy import units
-from astropy.table import Column, QTable
+from astropy.table import Column, QTable, Table
 from jaxtyping import Int
 
 from ..fit.loop import RESULTS
 from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
+from .columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo, of_bands
 from .photometry import Measurements, measure_jit
 
 if TYPE_CHECKING:
@@ -42,9 +44,10 @@ def measure(
     -------
     astropy.table.QTable
         One row per source: ``id``, ``x``, ``y`` (pixels, 0-based), per band b ``flux_b``, ``flux_err_b`` (image
-        units; 1σ at fixed shapes), ``snr_b``, ``blendedness_b``, then ``size`` (√ of half the trace of the second
-        moments, without the PSF, pixels), ``e1``, ``e2`` ((Q_xx - Q_yy, 2 Q_xy) / (Q_xx + Q_yy)), ``n_components``
-        and ``flags`` (bits of `jaxdeblend.Flag`).
+        units; 1σ at fixed shapes), ``snr_b``, ``blendedness_b``, ``data_coverage_b`` (share of its light on usable
+        pixels), ``peak_flux_b`` (value of the image at the detected position), then ``size`` (√ of half the trace of
+        the second moments, without the PSF, pixels), ``e1``, ``e2`` ((Q_xx - Q_yy, 2 Q_xy) / (Q_xx + Q_yy)),
+        ``n_components`` and ``flags`` (bits of `jaxdeblend.Flag`). Every column has a description.
 
     Examples
     --------
@@ -93,8 +96,6 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
     """
     center = np.asarray(values.center, dtype=float)
     table = QTable({"id": np.arange(len(center)), "x": center[:, 1], "y": center[:, 0]})
-    for name in ("x", "y"):
-        cast(Column, table[name]).unit = units.pix
     if wcs is not None:
         sky = wcs.pixel_to_world_values(center[:, 1], center[:, 0])
         table["ra"], table["dec"] = (np.asarray(angle, dtype=float) * units.deg for angle in sky)
@@ -105,7 +106,8 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
         table[f"flux_{band}"] = flux[:, b]
         table[f"flux_err_{band}"] = error[:, b]
         table[f"snr_{band}"] = snr[:, b]
-        table[f"blendedness_{band}"] = np.asarray(values.blendedness)[:, b]
+        for name in ("blendedness", "data_coverage", "peak_flux"):
+            table[f"{name}_{band}"] = np.asarray(getattr(values, name))[:, b]
     q_yy, q_yx, q_xx = np.asarray(values.moments, dtype=float).T
     trace = q_xx + q_yy
     safe = np.where(trace > 0, trace, 1.0)
@@ -114,7 +116,55 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
     table["e2"] = np.where(trace > 0, 2 * q_yx / safe, 0.0)
     table["n_components"] = np.asarray(values.n_components, dtype=np.int32)
     table["flags"] = np.asarray(values.flags, dtype=np.int32)
+    describe_columns(table, MEASURED_COLUMNS, bands)
     return table
+
+
+def describe_columns(
+    table: Table, columns: Mapping[str, ColumnInfo], bands: tuple[str, ...] = (), *, unit: str | None = None
+) -> None:
+    """Give the columns of a table their descriptions and units, in place.
+
+    Columns that are quantities keep their unit. A unit of the image that astropy does not know stands in the
+    description instead.
+
+    Parameters
+    ----------
+    table
+        The table; columns that nothing is known of stay as they are.
+    columns
+        What is known of columns, by name.
+    bands
+        Names of the bands.
+    unit
+        Unit of the image, None if it is unknown.
+
+    Examples
+    --------
+    >>> table = Table({"flux_r": [1.0]})
+    >>> describe_columns(table, MEASURED_COLUMNS, ("r",), unit="nJy")
+    >>> table["flux_r"].description, str(table["flux_r"].unit)
+    ('total flux of the model in r', 'nJy')
+    """
+    known = _known_unit(unit)
+    for name, about in of_bands(columns, bands).items():
+        if name not in table.colnames:
+            continue
+        column: Any = table[name]
+        of_image = about.unit == IMAGE_UNIT
+        told = f"{about.description}, in {unit}" if of_image and unit and known is None else about.description
+        column.info.description = told
+        wanted = known if of_image else units.Unit(about.unit) if about.unit else None
+        if isinstance(column, Column) and wanted is not None:
+            column.unit = wanted
+
+
+def _known_unit(unit: str | None) -> units.UnitBase | None:
+    """The unit, if astropy knows it."""
+    try:
+        return units.Unit(unit) if unit else None
+    except ValueError:
+        return None
 
 
 def empty_measurements(n_bands: int) -> Measurements:
@@ -132,7 +182,7 @@ def empty_measurements(n_bands: int) -> Measurements:
     """
     bands = np.zeros((0, n_bands))
     none = np.zeros(0, dtype=int)
-    return Measurements(bands, bands, bands, np.zeros((0, 2)), np.zeros((0, 3)), none, none)
+    return Measurements(bands, bands, bands, bands, bands, np.zeros((0, 2)), np.zeros((0, 3)), none, none)
 
 
 def _select(values: Measurements, active: np.ndarray) -> Measurements:

@@ -53,11 +53,11 @@ def one_line(capsys):
 
 
 def test_everything_is_written(output):
-    names = ["catalog.ecsv", "models.h5", "parents.ecsv", "positions.ecsv", "run.json"]
+    names = ["blends.ecsv", "catalog.ecsv", "models.h5", "parents.ecsv", "positions.ecsv", "run.json"]
     assert sorted(path.name for path in output.iterdir()) == names
     table, parents = QTable.read(output / "catalog.ecsv"), Table.read(output / "parents.ecsv")
     assert len(table) == 4 and len(parents) == 2
-    np.testing.assert_allclose(table["flux_i"][:2], star_field.FLUX[ROWS, 1], rtol=0.1, atol=40)
+    np.testing.assert_allclose(table["flux_i"][:2].to_value("nJy"), star_field.FLUX[ROWS, 1], rtol=0.1, atol=40)
     assert table["skip_reason"].tolist()[2:] == ["skipped: pseudo source", "skipped: outside the image"]
     assert (np.asarray(table["flags"])[2:] == [jd.Flag.NOT_DEBLENDED, jd.Flag.OUTSIDE_IMAGE]).all()
     record = json.loads((output / "run.json").read_text())
@@ -83,7 +83,7 @@ def test_shards_are_merged(arguments, output, tmp_path, capsys):
     assert run([*arguments, "-o", str(out), "--shard", "1/2"]) == 0
     assert not (out / "catalog.ecsv").exists()
     assert run(["merge", str(out)]) == 1
-    for name in ("catalog.ecsv", "parents.ecsv", "positions.ecsv", "models.h5"):
+    for name in ("catalog.ecsv", "parents.ecsv", "blends.ecsv", "positions.ecsv", "models.h5"):
         assert (out / name).read_bytes() == (output / name).read_bytes(), name
     capsys.readouterr()
     assert run(["merge", str(out)]) == 2 and "exists already" in one_line(capsys)
@@ -132,7 +132,7 @@ def test_processes_write_the_same_files(arguments, output, tmp_path):
     pytest.importorskip("distributed")
     out = tmp_path / "out"
     assert run([*arguments, "-o", str(out), "--workers", "2", "--chunk", "1"]) == 1
-    for name in ("catalog.ecsv", "parents.ecsv", "positions.ecsv", "models.h5"):
+    for name in ("catalog.ecsv", "parents.ecsv", "blends.ecsv", "positions.ecsv", "models.h5"):
         assert (out / name).read_bytes() == (output / name).read_bytes(), name
 
 
@@ -206,7 +206,7 @@ def test_missed_sources_are_added(folder, output, tmp_path, capsys):
     assert run([*given, "-o", str(tmp_path / "new")]) == 1  # two positions are off the image
     assert "2 sources added, of which 1 were fitted; now 6 in 3 parents" in capsys.readouterr().out
     table, old = QTable.read(tmp_path / "new" / "catalog.ecsv"), QTable.read(output / "catalog.ecsv")
-    np.testing.assert_allclose(table["flux_i"][4], star_field.FLUX[3, 1], rtol=0.1)
+    np.testing.assert_allclose(table["flux_i"][4].to_value("nJy"), star_field.FLUX[3, 1], rtol=0.1)
     assert (table["flux_i"][:2] == old["flux_i"][:2]).all() and table["id"].tolist() == list(range(6))
     assert (output / "models.h5").read_bytes() == before
     assert len(Table.read(tmp_path / "new" / "positions.ecsv")) == 6

@@ -53,7 +53,7 @@ def test_catalog_has_a_row_for_each_position(output):
     assert len(table) == len(ROWS) + 1 and table.meta["unit"] == "nJy"
     np.testing.assert_allclose(table["x"].value, [*star_field.STARS[ROWS, 1], 50.0])
     for number, band in enumerate(star_field.BANDS):
-        flux = np.ma.filled(table[f"flux_{band}"], np.nan)
+        flux = np.asarray(np.ma.filled(table[f"flux_{band}"], np.nan))
         np.testing.assert_allclose(flux[:-1], star_field.FLUX[ROWS, number], rtol=0.05, atol=40)
         assert np.isnan(flux[-1])
         assert table[f"flags_{band}"][-1] == SingleBandFlag.SKIPPED | SingleBandFlag.OUT_OF_BOUNDS

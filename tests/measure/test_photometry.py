@@ -117,6 +117,42 @@ def test_a_band_without_data_has_infinite_errors():
     assert np.isfinite(values.flux_err[:, 0]).all() and np.isposinf(values.flux_err[:, 1]).all()
 
 
+# Coverage, and the image at the peak
+
+
+def test_coverage_is_the_light_on_usable_pixels():
+    """A star in the middle and one at the border; a hole in g, and half of r without data."""
+    centers, mask = np.array([(12.2, 9.7), (0.3, 20.4)]), np.zeros((2, *SHAPE), bool)
+    mask[0, 10:13, 8:14], mask[1, :, :10] = True, True
+    obs = jd.Observation(np.zeros((2, *SHAPE)), RMS**2, jd.GaussianPSF(PSF_SIGMA), bands=("g", "r"), mask=mask)
+    found = measured(stars(centers, [[100.0, 300.0], [50.0, 0.0]]), obs).data_coverage  # dark in r, but covered
+    profiles = np.array([gaussian(SHAPE, center, PSF_SIGMA) for center in centers])
+    expected = np.einsum("nyx,byx->nb", profiles, ~mask)
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+    assert 0.4 < expected[0].min() < expected.max() < 0.75  # no case is trivial
+
+
+def test_coverage_of_all_and_of_nothing(pair):
+    np.testing.assert_allclose(pair.data_coverage, 1, atol=2e-3)
+    mask = np.zeros((2, *SHAPE), bool)
+    mask[1] = True
+    obs = jd.Observation(np.zeros((2, *SHAPE)), RMS**2, jd.GaussianPSF(PSF_SIGMA), bands=("g", "r"), mask=mask)
+    values = measured(stars(PAIR, [[100.0, 300.0], [50.0, 75.0]]), obs)
+    np.testing.assert_array_equal(values.data_coverage[:, 1], 0)
+    lost = measured(stars([PAIR[0], (12.0, 30.0)], [[100.0, 300.0], [50.0, 75.0]]), noise_of())
+    np.testing.assert_array_equal(np.isnan(lost.data_coverage), [[False, False], [True, True]])
+    np.testing.assert_array_equal(np.isnan(lost.peak_flux), [[False, False], [True, True]])
+
+
+def test_peak_flux_is_the_pixel_of_the_detected_position():
+    """Positions on the corners' pixels count; of two positions, one is on a pixel that is masked in r."""
+    images, mask = np.random.default_rng(2).normal(size=(2, *SHAPE)), np.zeros((2, *SHAPE), bool)
+    mask[1, 12, 10] = True
+    obs = jd.Observation(images, RMS**2, jd.GaussianPSF(PSF_SIGMA), bands=("g", "r"), mask=mask)
+    found = measured(stars([(12.2, 9.7), (24.4, -0.4)], np.ones((2, 2))), obs).peak_flux
+    np.testing.assert_allclose(found, [[images[0, 12, 10], np.nan], images[:, 24, 0]], rtol=1e-6)
+
+
 # Re-apportioned flux
 
 

@@ -7,10 +7,12 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 import jaxdeblend as jd
+from jaxdeblend.measure.columns import MEASURED_COLUMNS
+from jaxdeblend.measure.table import describe_columns
 from tests.scenes import observe
 
 CENTERS = [(6.0, 7.5), (10.25, 12.0)]
-PER_BAND = ("flux", "flux_err", "snr", "blendedness")
+PER_BAND = ("flux", "flux_err", "snr", "blendedness", "data_coverage", "peak_flux")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,28 @@ def test_columns(scene):
     for band in "gr":
         np.testing.assert_allclose(table[f"snr_{band}"], table[f"flux_{band}"] / table[f"flux_err_{band}"])
     np.testing.assert_allclose(table["snr_r"] / table["snr_g"], 90 / 40, rtol=1e-4)
+
+
+def test_every_column_is_described(scene, wcs):
+    table = jd.measure(*scene, wcs=wcs)
+    assert not [name for name in table.colnames if not table[name].info.description]
+    assert table["flux_g"].description == "total flux of the model in g" and table["flux_g"].unit is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "found", "description"),
+    [
+        ("nJy", "nJy", "total flux of the model in g"),
+        ("nanomaggy", "nmgy", "total flux of the model in g"),
+        ("photons of old", None, "total flux of the model in g, in photons of old"),
+        (None, None, "total flux of the model in g"),
+    ],
+)
+def test_fluxes_have_the_unit_of_the_image(unit, found, description):
+    table = QTable({"flux_g": [1.0], "snr_g": [2.0], "mine": [3.0]})
+    describe_columns(table, MEASURED_COLUMNS, ("g", "r"), unit=unit)
+    assert table["flux_g"].unit == (found and units.Unit(found)) and table["flux_g"].info.description == description
+    assert table["snr_g"].unit is None and table["mine"].info.description is None
 
 
 def test_sky_positions_are_those_of_astropy(scene, wcs):

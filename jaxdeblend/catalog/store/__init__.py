@@ -3,6 +3,8 @@
 from .fits import store_from_fits as store_from_fits
 from .fits import store_to_fits as store_to_fits
 from .kinds import STORED_CLASSES as STORED_CLASSES
+from .kinds import component_type as component_type
+from .kinds import source_types as source_types
 from .layout import StoreHeader as StoreHeader
 from .lsst_models import LsstBlend as LsstBlend
 from .lsst_models import LsstModels as LsstModels

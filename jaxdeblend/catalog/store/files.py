@@ -36,7 +36,7 @@ LEVEL = 4
 
 _CHUNKS = {"pixels": 32768, "parameters": 8192, "losses": 8192, "letters": 8192}
 _TABLE_CHUNK = 1024
-_ABOUT = ("config", "wcs")
+_ABOUT = ("config", "wcs", "unit")
 _DAMAGES = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError)
 
 
@@ -159,7 +159,8 @@ class StoreFile:
             return {name: rows[name] for name in names}
 
     def _read_header(self) -> StoreHeader:
-        fields: dict[str, Any] = {name: self._datasets[f"about/{name}"][()].decode() for name in _ABOUT}
+        there = [name for name in _ABOUT if f"about/{name}" in self._datasets or not self._steps]
+        fields: dict[str, Any] = {name: self._datasets[f"about/{name}"][()].decode() for name in there}
         fields["bands"] = tuple(json.loads(self._datasets["about/bands"][()]))
         psf = self._datasets.get("about/model_psf")
         fields["model_psf"] = None if psf is None else psf[:]
@@ -296,7 +297,8 @@ def _write_about(file: Any, header: StoreHeader, kinds: Sequence[str]) -> None:
     file.attrs["software"] = header.software
     file.attrs["dtype"] = header.dtype
     about = file.create_group("about")
-    about["config"], about["wcs"] = header.config, header.wcs
+    for name in _ABOUT:
+        about[name] = getattr(header, name)
     about["bands"], about["kinds"] = json.dumps(header.bands), json.dumps(list(kinds))
     if header.model_psf is not None:
         about["model_psf"] = header.model_psf

@@ -145,6 +145,7 @@ def _about(header: StoreHeader, kinds: tuple[str, ...]) -> fits.BinTableHDU:
     texts = {
         "config": header.config,
         "wcs": header.wcs,
+        "unit": header.unit,
         "bands": json.dumps(header.bands),
         "kinds": json.dumps(list(kinds)),
     }
@@ -157,7 +158,7 @@ def _about(header: StoreHeader, kinds: tuple[str, ...]) -> fits.BinTableHDU:
 
 def _read_about(hdus: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     texts = {str(row["NAME"]): bytes(row["TEXT"]).decode() for row in hdus["ABOUT"].data}
-    fields: dict[str, Any] = {name: texts[name] for name in ("config", "wcs")}
+    fields: dict[str, Any] = {name: texts[name] for name in ("config", "wcs", "unit") if name in texts}
     fields["bands"] = tuple(json.loads(texts["bands"]))
     fields["model_psf"] = _native(hdus["MODEL_PSF"].data) if "MODEL_PSF" in hdus else None
     fields |= {name: str(hdus[0].header[card]) for name, card in _CARDS.items()}

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -48,6 +48,9 @@ For your own, give ``STORED_CLASSES | {"name": Class}`` where stores are made an
 (``{"network": prior}``) is not stored: it is the same for all components, too large to be kept with each of them, and
 given again where a store is opened.
 """
+
+_TYPES = MappingProxyType({"image": "extended"})
+"""What components of a class are called in catalogs, if not as in stores."""
 
 Classes = Mapping[str, type[eqx.Module] | eqx.Module]
 
@@ -272,6 +275,64 @@ def _built(node: dict[str, Any], arrays: Iterator[np.ndarray], classes: Classes)
     if "items" in node:
         return tuple(_built(below, arrays, classes) for below in node["items"])
     return node["value"]
+
+
+def component_type(component: eqx.Module) -> str:
+    """What catalogs call a component: by its morphology, or by itself if it has none.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> component_type(jd.PointSource((5.0, 6.0), [1.0]).components[0])
+    'point'
+    """
+    shape = getattr(component, "morphology", component)
+    names = {value: name for name, value in STORED_CLASSES.items()}
+    name = names.get(type(shape), type(shape).__name__)
+    return _TYPES.get(name, name)
+
+
+def component_type_of(text: str) -> str:
+    """The same of a kind of component, from its line.
+
+    Examples
+    --------
+    >>> component_type_of('{"class":"factorized","fields":{"morphology":{"class":"image","fields":{}}}}')
+    'extended'
+    """
+    node = json.loads(text)
+    shape = node.get("fields", {}).get("morphology", node)
+    name = shape.get("class", shape.get("given", ""))
+    return _TYPES.get(name, name)
+
+
+def source_types(n_sources: int, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:
+    """What the components of each source are, as one text.
+
+    Parameters
+    ----------
+    n_sources
+        Number of sources.
+    parts
+        What components are called, and the sources that have such.
+
+    Returns
+    -------
+    np.ndarray
+        Texts in alphabetical order, joined by ``+``.
+
+    Examples
+    --------
+    >>> source_types(3, [("point", np.array([1])), ("extended", np.array([0, 1, 1]))]).tolist()
+    ['extended', 'extended+point', '']
+    """
+    found = np.full(n_sources, "", dtype=object)
+    has: dict[str, np.ndarray] = {}
+    for word, sources in parts:
+        has.setdefault(word, np.zeros(n_sources, bool))[sources] = True
+    for word in sorted(has):
+        found[has[word]] = [f"{text}+{word}" if text else word for text in found[has[word]]]
+    return found
 
 
 class Kinds:

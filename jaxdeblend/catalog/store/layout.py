@@ -21,7 +21,7 @@ from astropy.wcs import WCS
 
 from ..._version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the layout that is written."""
 
 SOFTWARE = f"jaxdeblend {__version__}"
@@ -101,6 +101,8 @@ TABLES: Mapping[str, Mapping[str, Column]] = MappingProxyType(
             "flux": Column("float", "total flux of the model, in image units", "band"),
             "flux_err": Column("float", "its 1σ error", "band"),
             "blendedness": Column("float", "share of other sources in the light within its image", "band"),
+            "data_coverage": Column("float", "share of its light on usable pixels, NaN if unknown", "band"),
+            "peak_flux": Column("float", "image at the detected position, NaN if unusable or unknown", "band"),
             "position": Column("float", "measured position (y, x) in pixels of the window", 2),
             "moments": Column("float", "second moments yy, yx, xx without the PSF, square pixels", 3),
             "n_components": Column("int32", "number of components that shine"),
@@ -148,6 +150,8 @@ class StoreHeader:
         ``"float32"``, or ``"float64"`` for models that were fitted in double precision.
     software
         What wrote it.
+    unit
+        Unit of the images; empty if unknown.
 
     Examples
     --------
@@ -162,6 +166,7 @@ class StoreHeader:
     model_psf: np.ndarray | None = None
     dtype: str = "float32"
     software: str = SOFTWARE
+    unit: str = ""
 
     def __post_init__(self):
         if self.dtype not in ("float32", "float64"):
@@ -170,8 +175,9 @@ class StoreHeader:
             raise ValueError(f"bands: got {self.bands}; give at least one name, each once.")
 
     def disagreements(self, other: "StoreHeader") -> list[str]:
-        """Names of the fields in which another header differs; what wrote it does not count."""
+        """Names of the fields in which another header differs; what wrote it, and an unknown unit, do not count."""
         same = {name: getattr(self, name) == getattr(other, name) for name in ("bands", "config", "wcs", "dtype")}
+        same["unit"] = self.unit == other.unit or not (self.unit and other.unit)
         one, two = self.model_psf, other.model_psf
         same["model_psf"] = one is two if one is None or two is None else np.array_equal(one, two)
         return [name for name, equal in same.items() if not equal]
@@ -206,8 +212,18 @@ class Migration:
     rows: Callable[[Rows], Rows] = lambda rows: rows
 
 
-MIGRATIONS: Mapping[int, Migration] = MappingProxyType({})
-"""What leads from each older version to the next. There is none yet: version 1 is the first."""
+def _with_coverage(rows: Rows) -> Rows:
+    """Version 1 did not know `data_coverage` and `peak_flux`: they are unknown."""
+    if "sources/flux" not in rows:  # another table was asked for
+        return rows
+    unknown = np.full_like(rows["sources/flux"], np.nan)
+    return rows | {"sources/data_coverage": unknown, "sources/peak_flux": unknown}
+
+
+MIGRATIONS: Mapping[int, Migration] = MappingProxyType(
+    {1: Migration(header=lambda header: header | {"unit": ""}, rows=_with_coverage)}
+)
+"""What leads from each older version to the next."""
 
 
 def migrations_from(version: int, migrations: Mapping[int, Migration]) -> tuple[Migration, ...]:

@@ -100,7 +100,8 @@ def common_header(files: Sequence[StoreFile]) -> StoreHeader:
                 f"{file.path}: differs in {' and '.join(names)} from {first.path}; both must be of one run."
             )
     wrote = sorted({name for file in files for name in file.header.software.split(", ")})
-    return dataclasses.replace(first.header, software=", ".join(wrote))
+    unit = next((file.header.unit for file in files if file.header.unit), "")
+    return dataclasses.replace(first.header, software=", ".join(wrote), unit=unit)
 
 
 class Merged:

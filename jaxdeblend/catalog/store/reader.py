@@ -11,7 +11,7 @@ from astropy.table import Table
 from ...io import PathLike
 from ...model.blend import Blend
 from .files import StoreFile
-from .kinds import STORED_CLASSES, Classes, Kinds
+from .kinds import STORED_CLASSES, Classes, Kinds, component_type_of, source_types
 from .layout import MIGRATIONS, TABLES, Migration, split
 from .merge import Merged, open_store, write_merged
 from .record import StoredBlend, decoded
@@ -147,6 +147,22 @@ class ModelStore:
             table.add_column(np.repeat(self.ids, rows[f"blends/n_{name}"]), index=0, name="blend")
         return table
 
+    def model_types(self) -> np.ndarray:
+        """What the components of each source are, in the order of the table of sources.
+
+        Returns
+        -------
+        np.ndarray
+            Texts: ``"point"``, ``"extended"``, ``"cube"`` or the name of another class; several joined by ``+``; empty
+            for a source without components.
+        """
+        rows = self._merged.rows(0, len(self), tables=("components",))
+        counts, words = rows["blends/n_sources"], [component_type_of(text) for text in self._merged.kinds]
+        first = np.cumsum(counts) - counts
+        sources = np.repeat(first, rows["blends/n_components"]) + rows["components/source"]
+        kinds, active = rows["components/kind"], rows["components/active"]
+        return source_types(int(counts.sum()), [(word, sources[active & (kinds == k)]) for k, word in enumerate(words)])
+
     @functools.cached_property
     def _parents(self) -> np.ndarray:
         return self._merged.rows(0, len(self), tables=())["blends/parent"]
@@ -168,7 +184,7 @@ class ModelStore:
                 hashes[name].update(np.ascontiguousarray(column).data)
         header = self.header
         psf = None if header.model_psf is None else (header.model_psf.shape, header.model_psf.tobytes())
-        about = repr((header.bands, header.config, header.wcs, header.dtype, psf, self._merged.kinds))
+        about = repr((header.bands, header.config, header.wcs, header.unit, header.dtype, psf, self._merged.kinds))
         text = about + "".join(f"{name} {hashes[name].hexdigest()}" for name in sorted(hashes))
         return hashlib.sha256(text.encode()).hexdigest()
 

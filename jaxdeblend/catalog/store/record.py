@@ -20,6 +20,8 @@ MEASURED = {
     "flux": "flux",
     "flux_err": "flux_err",
     "blendedness": "blendedness",
+    "data_coverage": "data_coverage",
+    "peak_flux": "peak_flux",
     "position": "center",
     "moments": "moments",
     "n_components": "n_components",

@@ -149,7 +149,10 @@ class StoreWriter:
         if not folder.exists():
             folder.mkdir()
             _write_piece(folder, files[0].header, [], ())
-        return cls(path, files, classes, batch)
+        writer = cls(path, files, classes, batch)
+        if header is not None and header.unit:
+            writer.header = dataclasses.replace(writer.header, unit=header.unit)
+        return writer
 
     def __enter__(self) -> "StoreWriter":
         return self

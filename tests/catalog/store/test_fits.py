@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 import jaxdeblend as jd
-from jaxdeblend.catalog.store.layout import TABLES, Migration
+from jaxdeblend.catalog.store.layout import MIGRATIONS, TABLES, Migration
 from tests.stored_blends import HEADER, assert_same_bits, record
 
 NUMBERS = (7, 3, 12)
@@ -116,6 +116,6 @@ def test_versions(stores, tmp_path):
         jd.store_from_fits(tmp_path / "99.fits", tmp_path / "out.h5")
     with pytest.raises(ValueError, match=r"0.fits: .*version 0 of the layout, which .* cannot read any more"):
         jd.store_from_fits(tmp_path / "0.fits", tmp_path / "out.h5")
-    old = {0: Migration(header=lambda header: header | {"config": "new"})}
+    old = MIGRATIONS | {0: Migration(header=lambda header: header | {"config": "new"})}
     jd.store_from_fits(tmp_path / "0.fits", tmp_path / "out.h5", migrations=old)
     assert jd.ModelStore(tmp_path / "out.h5").header.config == "new"

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 import jaxdeblend as jd
 from jaxdeblend.catalog import STORED_CLASSES
-from jaxdeblend.catalog.store.layout import SCHEMA_VERSION, Migration
+from jaxdeblend.catalog.store.layout import MIGRATIONS, SCHEMA_VERSION, Migration
 from jaxdeblend.catalog.store.merge import partial_folder
 from jaxdeblend.model.parameter import parameters
 from tests import stored_blends
@@ -418,6 +418,9 @@ def test_a_file_that_hdf5_cannot_finish(path, tmp_path):
     assert filecmp.cmp(path, target, shallow=False) and [target] == list(tmp_path.iterdir())
 
 
+PER_BAND = ("flux", "flux_err", "blendedness", "data_coverage", "peak_flux")
+
+
 def test_what_does_not_fit_together_is_refused(tmp_path):
     one = record(12)
     writer = jd.StoreWriter.create(tmp_path / "models.h5", HEADER)
@@ -432,7 +435,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
     refused(r"box: got Box\(.*\) for blend 12 of the frame \(21, 24\)", box=jd.Box((0, 0), (21, 25)))
     refused(r"reason: got 'masked'; give one if, and only if, blend 12 was not fitted", reason="masked")
     refused(r"reason: got ''; give one", fit=None)
-    fewer = {name: getattr(one.measurements, name)[:, :2] for name in ("flux", "flux_err", "blendedness")}
+    fewer = {name: getattr(one.measurements, name)[:, :2] for name in PER_BAND}
     wrong = dataclasses.replace(one.measurements, **fewer)
     refused(rf"measurements: got fluxes of shape \({n}, 2\) for the {n} sources of blend 12", measurements=wrong)
     writer.append(one)
@@ -521,6 +524,9 @@ def test_h5py_is_named_when_it_is_missing(tmp_path, monkeypatch, path):
 # ------------------------------------------------------------------------------------------------------------- versions
 
 
+NEW_IN_2 = ("sources/data_coverage", "sources/peak_flux", "about/unit")
+
+
 def old_rows(rows):
     """In the made-up version 0, fluxes were magnitudes' worth of a hundred, and nothing was flagged."""
     rows = rows | {"sources/flux": 100 * rows["sources/counts"]}
@@ -528,7 +534,7 @@ def old_rows(rows):
     return rows | {"sources/flags": np.zeros(len(rows["sources/id"]), np.int32)}
 
 
-OLD = {
+OLD = MIGRATIONS | {
     0: Migration(
         header=lambda header: header | {"wcs": header["wcs"].replace("CRPX", "CRPIX")},
         kinds=lambda kinds: tuple(text.replace('"pixelated"', '"image"') for text in kinds),
@@ -544,7 +550,7 @@ def old(copy):
         file.attrs["schema_version"] = 0
         file["sources/counts"] = file["sources/flux"][:] / np.float32(100)
         kinds, wcs = file["about/kinds"][()].decode(), file["about/wcs"][()].decode()
-        for name in ("sources/flux", "sources/flags", "about/kinds", "about/wcs"):
+        for name in ("sources/flux", "sources/flags", "about/kinds", "about/wcs", *NEW_IN_2):
             del file[name]
         file["about/kinds"], file["about/wcs"] = kinds.replace('"image"', '"pixelated"'), wcs.replace("CRPIX", "CRPX")
     return copy
@@ -560,6 +566,60 @@ def test_older_versions_are_migrated_as_they_are_read(old, path, tmp_path):
     jd.merge_stores([old], tmp_path / "new.h5", migrations=OLD)
     with jd.ModelStore(tmp_path / "new.h5") as new, jd.ModelStore(old, migrations=OLD) as store:
         assert new.digest() == store.digest()
+
+
+@pytest.fixture
+def first_version(copy):
+    """A store of version 1: without what came with version 2."""
+    with h5py.File(copy, "a") as file:
+        file.attrs["schema_version"] = 1
+        for name in NEW_IN_2:
+            del file[name]
+    return copy
+
+
+def assert_unknown(store, numbers=NUMBERS):
+    """All that version 1 knew is there, the rest is NaN."""
+    for number in numbers:
+        there, back = record(number), store.record(number)
+        assert_same_bits(back.blend, there.blend)
+        np.testing.assert_array_equal(back.measurements.flux, there.measurements.flux)
+        np.testing.assert_array_equal(back.measurements.flags, there.measurements.flags)
+        assert back.measurements.data_coverage.shape == there.measurements.flux.shape
+        assert np.isnan(back.measurements.data_coverage).all() and np.isnan(back.measurements.peak_flux).all()
+
+
+def test_version_1_is_read_and_exported(first_version, tmp_path):
+    with jd.ModelStore(first_version) as store:
+        assert store.header.unit == "" and store.header.disagreements(HEADER) == []
+        assert_unknown(store)
+        assert "data_coverage" in store.table("sources").colnames and len(store.table("blends")) == len(NUMBERS)
+        digest = store.digest()
+    jd.store_from_fits(jd.store_to_fits(first_version, tmp_path / "models.fits"), tmp_path / "models.h5")
+    with jd.ModelStore(tmp_path / "models.h5") as store:
+        assert store.digest() == digest
+    with h5py.File(tmp_path / "models.h5") as file:
+        assert file.attrs["schema_version"] == 2
+
+
+def test_version_1_is_gone_on_with(first_version):
+    with jd.StoreWriter.resume(first_version, dataclasses.replace(HEADER, unit="nJy")) as writer:
+        assert writer.finished == set(NUMBERS)
+        writer.append(record(1))
+    with h5py.File(first_version) as file:
+        assert file.attrs["schema_version"] == 2
+    with jd.ModelStore(first_version) as store:
+        assert store.header.unit == "nJy"  # the run that goes on knows it
+        assert_unknown(store)
+        assert_same_record(store.record(1), record(1))
+
+
+def test_stores_of_two_units_do_not_agree(tmp_path):
+    one, two = (dataclasses.replace(HEADER, unit=unit) for unit in ("nJy", "uJy"))
+    assert one.disagreements(two) == ["unit"] and one.disagreements(HEADER) == []
+    paths = [write(tmp_path / f"{header.unit}.h5", (k,), header) for k, header in enumerate((one, two))]
+    with pytest.raises(ValueError, match=r"uJy.h5: differs in unit from .*nJy.h5"):
+        jd.merge_stores(paths, tmp_path / "all.h5")
 
 
 def test_unknown_versions_are_refused(old, copy):
