@@ -9,9 +9,9 @@ missed ones are any but the brightest of their blends, with an S/N above `MIN_SN
 second time counts, so that nothing is compiled in it.
 
 ``fraction`` is the time of the whole restart in units of that of the first run, ``fraction_touched`` the same for the
-fits of the touched blends alone. χ² and loss are those of a touched blend in
-units of its fit from scratch on the same pixels: ``chi2_ratio`` has the median, the 5 and 95 % points and the largest,
-``within_1_percent`` is the share of blends where it is at most 1.01, and ``chi2_before`` what it was without the source.
+fits of the touched blends alone. χ² and loss are those of a touched blend in units of its fit from scratch on the same
+pixels: ``chi2_ratio`` has the median, the 5 and 95 % points and the largest, ``within_1_percent`` is the share of
+those where it is at most 1.01, and ``chi2_before`` what it was without the source.
 """
 
 import argparse
@@ -156,7 +156,9 @@ def measure(
     both = np.concatenate([known, missed])
     first = timed_twice(lambda path: jd.deblend_catalog(exposure, known, config=config, store=path), folder, "first")
     restart = timed_twice(
-        lambda path: jd.restart_catalog(first[2].path, exposure, missed, output=path, positions=known), folder, "restart"
+        lambda path: jd.restart_catalog(first[2].path, exposure, missed, output=path, positions=known),
+        folder,
+        "restart",
     )
     scratch = timed_twice(lambda path: jd.deblend_catalog(exposure, both, config=config, store=path), folder, "scratch")
     without, joined = touched_units(exposure, known, missed, config)
