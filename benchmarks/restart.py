@@ -62,7 +62,7 @@ def draw_missed(patch: Patch, n_blends: int, seed: int) -> tuple[np.ndarray, np.
         Positions (y, x), (source, 2).
     """
     truth, exposure = patch.truth[np.asarray(patch.truth["snr_i"]) > MIN_SNR], exposure_of(patch)
-    positions, snr = np.stack([truth["y"], truth["x"]], axis=1), np.asarray(truth["snr_i"])
+    positions, snr = np.stack([np.asarray(truth[axis]) for axis in "yx"], axis=1), np.asarray(truth["snr_i"])
     plan = make_plan(exposure, jd.detect(exposure.observation()), positions, jd.DeblendConfig())
     rng = np.random.default_rng(seed)
     blends = [unit for unit in plan if unit.n_own > 1 and not unit.skip]
@@ -115,19 +115,16 @@ def compare(
 ) -> dict[str, object]:
     """How good the fits of the touched blends are, and how many steps they took."""
     chi2 = [restarted[number].chi2 / scratch[number].chi2 for number in scratch]
-    ends = {"restart": restarted, "scratch": scratch}
-    lowest = {
-        name: np.array([np.nanmin(np.asarray(found[number].fit.loss)) for number in scratch])
-        for name, found in ends.items()
+    fits = {
+        name: [fit for number in scratch if (fit := found[number].fit) is not None]
+        for name, found in (("first", before), ("restart", restarted), ("scratch", scratch))
     }
+    lowest = {name: np.array([np.nanmin(fit.loss) for fit in found]) for name, found in fits.items()}
     most = {
-        f"at_most_steps_{name}": sum(found[number].status == jd.RESULTS.MAX_STEPS for number in scratch)
-        for name, found in ends.items()
+        f"at_most_steps_{name}": sum(fit.result == jd.RESULTS.MAX_STEPS for fit in found)
+        for name, found in fits.items()
     }
-    steps = {
-        f"steps_{name}": sum(int(found[number].fit.n_steps) for number in scratch)
-        for name, found in ({"first": before} | ends).items()
-    }
+    steps = {f"steps_{name}": sum(int(fit.n_steps) for fit in found) for name, found in fits.items()}
     return {
         "n_touched": len(scratch),
         "sources_per_touched": round(float(np.mean([len(scratch[number].rows) for number in scratch])), 1),

@@ -13,7 +13,8 @@ def test_one_source_of_a_blend_is_missed_and_never_the_brightest():
     patch = simulate_patch(1, shape=(160, 160), n_sources=40, bands=("i",), defects=False)
     known, missed = restart.draw_missed(patch, 3, seed=1)
     truth = patch.truth[np.asarray(patch.truth["snr_i"]) > restart.MIN_SNR]
-    snr = {(row["y"], row["x"]): row["snr_i"] for row in truth}
+    columns = (np.asarray(truth[name], float).tolist() for name in ("y", "x", "snr_i"))
+    snr = {(y, x): value for y, x, value in zip(*columns, strict=True)}
     assert len(known) + len(missed) == len(truth)
     assert {*map(tuple, known), *map(tuple, missed)} == set(snr)
     exposure, both = restart.exposure_of(patch), np.concatenate([known, missed])
