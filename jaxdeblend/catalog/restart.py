@@ -1,6 +1,7 @@
 """A catalog with sources that were missed: what they touch is fitted again, the rest of the store is kept."""
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -282,6 +283,11 @@ class StartCutter:
     store: ModelStore
     holders: dict[int, tuple[int, int]]
 
+    @functools.cached_property
+    def reach(self) -> float:
+        """Distance in pixels within which sources begin anew; found once, as many PSFs are measured for it."""
+        return NEAR * self.cutter.exposure.widest_fwhm()
+
     def cut(self, unit: WorkUnit) -> Cutout:
         """Cut out what one unit needs, and the models of sources that are not near to new ones."""
         cutout = self.cutter.cut(unit)
@@ -301,7 +307,7 @@ class StartCutter:
         new = [place for place, row in enumerate(unit.rows) if int(row) not in self.holders]
         distance, _ = KDTree(positions[new]).query(positions)
         found: dict[int, list[int]] = {}
-        for place in np.flatnonzero(distance > NEAR * self.cutter.exposure.widest_fwhm()):
+        for place in np.flatnonzero(distance > self.reach):
             if int(unit.rows[place]) in self.holders:
                 found.setdefault(self.holders[int(unit.rows[place])][0], []).append(int(place))
         return found
