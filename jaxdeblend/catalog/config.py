@@ -28,7 +28,8 @@ class DeblendConfig:
     threshold
         Significance from which a peak counts as a source, in σ.
     detection
-        ``"chi2"``: peaks of all bands together. ``"merge"``: of each band, merged.
+        ``"chi2"``: peaks of all bands together. ``"merge"``: of each band, merged. ``"starlet"``: of all bands together
+        at several scales. See `jaxdeblend.detect`.
     relative_error
         A fit ends when its loss can be expected to fall by less than this fraction.
     max_iter, min_iter

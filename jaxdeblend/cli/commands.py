@@ -9,6 +9,7 @@ import click
 
 from .. import _version
 from ..catalog.distribute import CHUNK
+from ..detect.detection import METHODS
 from ..psf_match import MatchConfig
 from ..psf_match.match import SOLVERS
 from ..single_band import SingleBandConfig
@@ -240,10 +241,17 @@ def merge(output: Path, kind: str, overwrite: bool) -> int:
 @group.command()
 @exposure_options
 @click.option("--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma.")
+@click.option(
+    "--method",
+    type=click.Choice(list(METHODS)),
+    default=METHODS[0],
+    show_default=True,
+    help="All bands together; each band, merged; or all together at several scales.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files of an earlier run.")
 @output_options("out")
 @common_options
-def detect(output: Path, threshold: float, overwrite: bool, no_pictures: bool, **options: Any) -> int:
+def detect(output: Path, threshold: float, method: str, overwrite: bool, no_pictures: bool, **options: Any) -> int:
     """Find the sources, without deblending them.
 
     \b
@@ -257,7 +265,10 @@ def detect(output: Path, threshold: float, overwrite: bool, no_pictures: bool, *
     Example:
       jaxdeblend detect 'coadd_{band}.fits' --bands g,r,i --psf-fwhm 3.8 -o found/
     """  # noqa: D301
-    text = run_detect(inputs(options), output, threshold=threshold, overwrite=overwrite, pictures=not no_pictures)
+    pictures = not no_pictures
+    text = run_detect(
+        inputs(options), output, threshold=threshold, method=method, overwrite=overwrite, pictures=pictures
+    )
     click.echo(text)
     return 0
 

@@ -12,7 +12,7 @@ from .options import Inputs
 from .pictures import save_detection
 
 
-def run_detect(inputs: Inputs, output: Path, *, threshold: float, overwrite: bool, pictures: bool) -> str:
+def run_detect(inputs: Inputs, output: Path, *, threshold: float, method: str, overwrite: bool, pictures: bool) -> str:
     """Read, detect and write.
 
     Parameters
@@ -23,6 +23,8 @@ def run_detect(inputs: Inputs, output: Path, *, threshold: float, overwrite: boo
         Folder to write to.
     threshold
         Threshold in σ.
+    method
+        Way of detecting, see `jaxdeblend.detect.detect`.
     overwrite
         Whether files may be replaced.
     pictures
@@ -36,7 +38,7 @@ def run_detect(inputs: Inputs, output: Path, *, threshold: float, overwrite: boo
     names = ("peaks.ecsv", "footprints.ecsv", "footprints.fits", *(("detect.png",) if pictures else ()))
     with staged_folder(output, names, overwrite=overwrite) as stage:
         exposure = inputs.read()
-        detection = detect(exposure.observation(), threshold=threshold)
+        detection = detect(exposure.observation(), method=method, threshold=threshold)
         write_catalog(_peaks(exposure, detection), stage / "peaks.ecsv")
         write_catalog(_footprints(detection), stage / "footprints.ecsv")
         header = None if exposure.wcs is None else exposure.wcs.to_header(relax=True)

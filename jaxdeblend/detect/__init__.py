@@ -12,6 +12,8 @@ from .labels import detection_of_labels as detection_of_labels
 from .merge import Culling as Culling
 from .merge import MergeOptions as MergeOptions
 from .merge import merge_bands as merge_bands
+from .multiscale import detect_scales as detect_scales
+from .multiscale import wavelet_maps as wavelet_maps
 from .result import Detection as Detection
 from .sources import PeakLimits as PeakLimits
 from .split import Piece as Piece

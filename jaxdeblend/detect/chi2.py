@@ -151,8 +151,8 @@ def significance_maps(obs: Observation, *, bands: Collection[str] | None = None)
     wanted = [band for band, name in enumerate(obs.bands) if bands is None or name in bands]
     for band in [band for band in wanted if weights[band].any()]:
         psf, sigma = stamps[band % len(stamps)], sigmas[band % len(sigmas)]
-        noise.append((_noise_curvature(psf), _noise_curvature(_curvature_filter(psf))))
-        for tile, inner, cut in _tiles(obs.shape, psf.shape[0] // 2 + 2):
+        noise.append((noise_curvature(psf), noise_curvature(_curvature_filter(psf))))
+        for tile, inner, cut in tiles(obs.shape, psf.shape[0] // 2 + 2):
             image, weight = (np.pad(full[band][tile].astype(float), MARGIN) for full in (images, weights))
             terms = [term[cut] for term in _band_maps(image, weight, psf, sigma)]
             for total, term in zip((chi2, squared_curvature, n_bands), terms, strict=False):
@@ -163,13 +163,19 @@ def significance_maps(obs: Observation, *, bands: Collection[str] | None = None)
     return SignificanceMaps(chi2, curvature, n_bands, coverage, (float(matched), float(curved)))
 
 
-def _tiles(
+def tiles(
     shape: tuple[int, int], halo: int
 ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]]:
     """Pieces of a frame that fit a processor's cache, which is several times faster than the whole at once.
 
     For each: the pixels to read (with a halo on which its maps depend), the pixels of the full maps to fill,
     and where these lie in the maps of the piece. Maps extend beyond what they are made from by `MARGIN`.
+
+    Examples
+    --------
+    >>> [(read[0], fill[0], cut[0]) for read, fill, cut in tiles((600, 20), 8)]
+    [(slice(0, 520, None), slice(0, 514, None), slice(0, 514, None)),
+     (slice(504, 600, None), slice(514, 604, None), slice(10, 100, None))]
     """
 
     def along(edge: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -268,10 +274,16 @@ def _coverage(usable: Bool[np.ndarray, "y x"], sigma: float) -> Float[np.ndarray
     return scipy.ndimage.gaussian_filter(usable.astype(np.float32), sigma / math.sqrt(2), mode="constant")
 
 
-def _noise_curvature(kernel: Float[np.ndarray, "h w"]) -> float:
+def noise_curvature(kernel: Float[np.ndarray, "h w"]) -> float:
     """-∂² ln ρ / ∂x² of the kernel's autocorrelation at zero lag, mean of both axes.
 
     In logarithms the finite difference is exact for a Gaussian.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(noise_curvature(np.array([[0, 1, 0], [1, 2, 1], [0, 1, 0]])), 2)
+    1.39
     """
     norm = np.sum(kernel**2)
     lags = [np.sum(kernel[1:] * kernel[:-1]) / norm, np.sum(kernel[:, 1:] * kernel[:, :-1]) / norm]

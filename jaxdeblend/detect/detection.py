@@ -5,13 +5,14 @@ import logging
 from ..instrument.observation import Observation
 from .bands import detect_bands, detect_together
 from .merge import MergeOptions, merge_bands
+from .multiscale import SCALES, detect_scales
 from .result import Detection
 from .sources import PeakLimits
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("chi2", "merge")
-"""Ways of using several bands."""
+METHODS = ("chi2", "merge", "starlet")
+"""Ways of using several bands, and several scales."""
 
 
 def detect(
@@ -19,6 +20,7 @@ def detect(
     *,
     method: str = "chi2",
     merge: MergeOptions | None = None,
+    scales: int | None = None,
     threshold: float = 5.0,
     footprint_threshold: float = 3.0,
     prominence: float = 4.0,
@@ -37,14 +39,20 @@ def detect(
     With ``method="merge"``, this is done in each band by itself (`detect_bands`) as well, and what was found is merged
     (`merge_bands`): the bands of best seeing tell neighbours apart, and flags say which band saw what.
 
+    With ``method="starlet"``, wavelets then look for more (`detect_scales`): for faint sources on the light of bright
+    ones, and for faint ones that are larger than the PSF.
+
     Parameters
     ----------
     obs
         The observation.
     method
         "chi2": one map for all bands together. "merge": each band by itself, and all together, then merged.
+        "starlet": as "chi2", then wavelets of several scales.
     merge
         Order, radii and culling of the merging; for ``method="merge"`` only.
+    scales
+        Number of scales of wavelets, by default 3; for ``method="starlet"`` only.
     threshold
         Least significance of a peak in σ of a Gaussian, whatever the number of bands; of one band where each is
         searched by itself.
@@ -66,7 +74,8 @@ def detect(
     Returns
     -------
     Detection
-        Table of peaks, footprints, and their label image; of several bands merged, with flags (`merge_bands`).
+        Table of peaks, footprints, and their label image; of several bands merged, with flags (`merge_bands`); of
+        several scales, with the column `scale` (`detect_scales`).
 
     Raises
     ------
@@ -99,11 +108,15 @@ def detect(
         raise ValueError(f"method: got {method!r}; choose one of {METHODS}.")
     if merge is not None and method != "merge":
         raise ValueError(f'merge: got options for method {method!r}, which merges nothing; choose method="merge".')
+    if scales is not None and method != "starlet":
+        raise ValueError(f'scales: got {scales} for method {method!r}, which has none; choose method="starlet".')
     limits = PeakLimits(threshold, footprint_threshold, prominence, contrast, min_area, min_separation)
     if method == "merge":
         bands = detect_bands(obs, limits=limits, grow=grow)
         together = (detect_together(obs, limits=limits, grow=grow),) if (merge or MergeOptions()).together else ()
         found = merge_bands([*bands, *together], options=merge)
+    elif method == "starlet":
+        found = detect_scales(obs, limits=limits, grow=grow, scales=SCALES if scales is None else scales)
     else:
         found = detect_together(obs, limits=limits, grow=grow).detection
     logger.info("%d sources in %d footprints above %g sigma", len(found.peaks), len(found.footprints), threshold)

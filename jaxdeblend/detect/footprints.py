@@ -149,6 +149,20 @@ def cut_footprints(labels: Int[np.ndarray, "y x"], owner: Int[np.ndarray, " peak
     )
 
 
+def first_pixel(footprint: Footprint) -> tuple[int, int]:
+    """Pixel (y, x) of the image that is the first of a footprint.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> first_pixel(Footprint(jd.Box((4, 7), (2, 2)), np.eye(2, dtype=bool)[::-1], np.array([0])))
+    (4, 8)
+    """
+    row, column = divmod(int(footprint.mask.argmax()), footprint.mask.shape[1])
+    return footprint.box.start[0] + row, footprint.box.start[1] + column
+
+
 def label_regions(mask: Bool[np.ndarray, "y x"]) -> tuple[Int[np.ndarray, "y x"], int]:
     """Label the regions of pixels that are connected over edges and corners.
 

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from .bands import TOGETHER, BandDetection
 from .chi2 import significance
-from .footprints import Footprint, connected_regions, cut_footprints
+from .footprints import connected_regions, cut_footprints, first_pixel
 from .result import Detection, peak_table
 from .sources import BLEND_FLOOR, shared
 
@@ -276,14 +276,9 @@ def _as_sources(band: int, detection: Detection, n_bands: int) -> _Sources:
     peaks = detection.peaks
     seen, snr = np.zeros((len(peaks), n_bands), bool), np.zeros((len(peaks), n_bands))
     seen[:, band], snr[:, band] = True, np.asarray(peaks["significance"])
-    first = np.array([_first_pixel(footprint) for footprint in detection.footprints], int).reshape(-1, 2)
+    first = np.array([first_pixel(footprint) for footprint in detection.footprints], int).reshape(-1, 2)
     home = first[np.asarray(peaks["footprint"])]
     return _Sources(detection.centers, np.asarray(peaks["error"], float), seen, np.zeros_like(seen), snr, home)
-
-
-def _first_pixel(footprint: Footprint) -> tuple[int, int]:
-    row, column = divmod(int(footprint.mask.argmax()), footprint.mask.shape[1])
-    return footprint.box.start[0] + row, footprint.box.start[1] + column
 
 
 def _footprints(

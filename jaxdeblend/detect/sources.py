@@ -110,7 +110,7 @@ def find_sources(maps: SignificanceMaps, limits: PeakLimits, *, grow: int) -> De
     >>> find_sources(maps, PeakLimits(), grow=2).centers.round(2).tolist()
     [[16.0, 16.0]]
     """
-    sigma, sharper = _in_sigma(maps, limits.footprint_threshold)
+    sigma, sharper = in_sigma(maps, limits.footprint_threshold)
     above = sigma >= limits.footprint_threshold
     whole = maps.coverage[MARGIN:-MARGIN, MARGIN:-MARGIN] > WHOLE
     pixels, partners, curved = _find_peaks(sigma, sharper, above, whole, limits)
@@ -156,10 +156,19 @@ def whole_pixels(name: str, value: int, least: int) -> int:
     return int(value)
 
 
-def _in_sigma(
+def in_sigma(
     maps: SignificanceMaps, footprint_threshold: float
 ) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"]]:
-    """Both maps on the frame in Gaussian σ; 0 where no footprint can be."""
+    """Both maps on the frame in Gaussian σ; 0 where no footprint can be.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> flat = np.full((5, 5), 16.0)
+    >>> maps = SignificanceMaps(flat, np.sqrt(flat), np.ones((5, 5), int), np.ones((5, 5)), (1.0, 1.0))
+    >>> in_sigma(maps, 3.0)[0].round(3).tolist(), in_sigma(maps, 4.5)[0].tolist()
+    ([[4.0]], [[0.0]])
+    """
     chi2, curvature, n_bands = (
         full[MARGIN:-MARGIN, MARGIN:-MARGIN] for full in (maps.chi2, maps.curvature, maps.n_bands)
     )

@@ -182,7 +182,7 @@ def test_detect(images, tmp_path, capsys):
     assert (out / "detect.png").stat().st_size > 1000
     assert run(["detect", *images, "-o", str(out)]) == 2
     assert "exists already" in one_line(capsys)
-    assert run(["detect", *images, "-o", str(out), "--overwrite", "--no-pictures"]) == 0
+    assert run(["detect", *images, "-o", str(out), "--overwrite", "--no-pictures", "--method", "starlet"]) == 0
 
 
 def test_info(folder, capsys):
