@@ -278,15 +278,23 @@ class _Found:
     @classmethod
     def of(cls, detection: Detection) -> "_Found":
         """What the filter of the PSF sees."""
-        columns = (np.asarray(detection.peaks[name], float) for name in ("significance", "error"))
+        height, error = (np.asarray(detection.peaks[name], float) for name in ("significance", "error"))
         first = np.array([first_pixel(footprint) for footprint in detection.footprints], int).reshape(-1, 2)
         home = first[np.asarray(detection.peaks["footprint"])]
-        return cls(detection.centers, *columns, np.zeros(len(home)), home, detection.labels > 0)
+        return cls(detection.centers, height, error, np.zeros(len(home)), home, detection.labels > 0)
 
     def with_more(self, more: "_Found", radius: int) -> "_Found":
-        names = ("position", "height", "error", "scale", "home")
-        joined = [np.concatenate([getattr(self, name), getattr(more, name)]) for name in names]
-        return _Found(*joined, self.mask | grow_mask(more.mask, radius))
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(self, name), getattr(more, name)])
+
+        return _Found(
+            joined("position"),
+            joined("height"),
+            joined("error"),
+            joined("scale"),
+            joined("home"),
+            self.mask | grow_mask(more.mask, radius),
+        )
 
     def detection(self, min_separation: float) -> Detection:
         """Peaks, footprints and labels; of two sources too close, the one of the finer scale stays."""
