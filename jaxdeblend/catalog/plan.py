@@ -188,6 +188,40 @@ def largest_memory(plan: Iterable[WorkUnit], n_bands: int) -> int:
     return max((unit.memory(n_bands) for unit in plan), default=0)
 
 
+def peak_significance(
+    exposure: Exposure, positions: Float[np.ndarray, "source 2"], fwhm: float
+) -> Float[np.ndarray, " source"]:
+    """S/N of point sources as bright as the pixel at each position, from all bands, for a Gaussian PSF.
+
+    Parameters
+    ----------
+    exposure
+        The exposure.
+    positions
+        Positions (y, x) in pixels, on the image.
+    fwhm
+        FWHM of the PSF in pixels.
+
+    Returns
+    -------
+    np.ndarray
+        S/N of each, for `jaxdeblend.detect.light_extent`.
+
+    Examples
+    --------
+    >>> import jaxdeblend as jd
+    >>> exposure = jd.Exposure(np.full((2, 8, 8), 3.0), [1.0, 1.0], jd.GaussianPSF(1.5), bands="gr")
+    >>> round(float(peak_significance(exposure, np.array([[4.0, 4.0]]), 3.5)[0]), 2)   # √(2π) · 3 · 3.5 / 2.355
+    11.18
+    """
+    sigma = fwhm / (2 * math.sqrt(2 * math.log(2)))
+    pixels = np.clip(np.floor(positions + 0.5).astype(int), 0, np.array(exposure.shape) - 1)
+    place = (slice(None), *pixels.T)
+    used = ~exposure.mask[place]
+    ratio = np.where(used, exposure.images[place], 0.0) ** 2 / np.where(used, exposure.variance[place], 1.0)
+    return sigma * math.sqrt(math.pi) * np.sqrt(ratio.sum(axis=0))
+
+
 def _groups(exposure: Exposure, detection: Detection, positions: np.ndarray, config: DeblendConfig) -> np.ndarray:
     """Number of the sub-blend of each row; the same for all if parents are not divided into such."""
     if not config.split_valley:
@@ -247,7 +281,7 @@ class _Budget:
         pieces = split_parent(
             self.positions[parent.rows],
             self.exposure.shape,
-            extent=light_extent(_significance(self.exposure, self.positions[parent.rows], self.fwhm), self.fwhm),
+            extent=light_extent(peak_significance(self.exposure, self.positions[parent.rows], self.fwhm), self.fwhm),
             margin=min(self.margin, (config.max_window - 1) // 4),
             max_sources=self.max_sources,
             max_window=config.max_window,
@@ -299,15 +333,3 @@ def _axis_ratio(footprint: Bool[np.ndarray, "y x"]) -> float:
     moments = np.cov(pixels, bias=True) + np.eye(2) / 12
     smallest, largest = np.linalg.eigvalsh(moments)
     return float(np.sqrt(smallest / largest))
-
-
-def _significance(
-    exposure: Exposure, positions: Float[np.ndarray, "source 2"], fwhm: float
-) -> Float[np.ndarray, " source"]:
-    """S/N of point sources as bright as the pixel at each position, from all bands, for a Gaussian PSF."""
-    sigma = fwhm / (2 * math.sqrt(2 * math.log(2)))
-    pixels = np.clip(np.floor(positions + 0.5).astype(int), 0, np.array(exposure.shape) - 1)
-    place = (slice(None), *pixels.T)
-    used = ~exposure.mask[place]
-    ratio = np.where(used, exposure.images[place], 0.0) ** 2 / np.where(used, exposure.variance[place], 1.0)
-    return sigma * math.sqrt(math.pi) * np.sqrt(ratio.sum(axis=0))

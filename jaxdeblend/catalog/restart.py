@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import KDTree
 
-from ..detect import Detection, detect
+from ..detect import Detection, detect, light_extent
 from ..fit import RESULTS
 from ..fit.extend import picked
 from ..instrument.box import Box
@@ -21,15 +20,12 @@ from ..model.prior import CenterPrior
 from .config import DeblendConfig
 from .extended_plan import extend_plan
 from .pipeline import GIVEN_ERROR, Stopwatch, StoredCatalog, given_positions, into_store, positions_of, with_bad_planes
-from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, plan_digest
+from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, peak_significance, plan_digest
 from .records import SKIPPED, stored_outcomes, stored_tables
 from .running import Cutout, Cutter, Runner
 from .store import ModelStore, StoredBlend
 
 logger = logging.getLogger(__name__)
-
-NEAR = 3.0
-"""Sources nearer to an added one than this many FWHM of the broadest PSF begin anew: their models have its light."""
 
 _DIGEST = re.compile(r"^# plan (\w+)$", re.MULTILINE)
 _ADDED = re.compile(r"^# added (\d+(?: \d+)*)$", re.MULTILINE)
@@ -284,12 +280,15 @@ class StartCutter:
     holders: dict[int, tuple[int, int]]
 
     @functools.cached_property
-    def reach(self) -> float:
-        """Distance in pixels within which sources begin anew; found once, as many PSFs are measured for it."""
-        return NEAR * self.cutter.exposure.widest_fwhm()
+    def fwhm(self) -> float:
+        """FWHM of the broadest PSF; found once, as many PSFs are measured for it."""
+        return self.cutter.exposure.widest_fwhm()
 
     def cut(self, unit: WorkUnit) -> Cutout:
-        """Cut out what one unit needs, and the models of sources that are not near to new ones."""
+        """Cut out what one unit needs, and the models of sources whose light does not overlap with that of new ones.
+
+        Models of the others have taken some of the light that was missed, and begin anew.
+        """
         cutout = self.cutter.cut(unit)
         parts, started = [], []
         for number, places in self._held(unit, cutout.positions).items():
@@ -304,12 +303,13 @@ class StartCutter:
 
     def _held(self, unit: WorkUnit, positions: Float[np.ndarray, "source 2"]) -> dict[int, list[int]]:
         """Places in the unit of the rows whose model is good to start with, by the blend that holds it."""
-        new = [place for place, row in enumerate(unit.rows) if int(row) not in self.holders]
-        distance, _ = KDTree(positions[new]).query(positions)
+        new = np.array([int(row) not in self.holders for row in unit.rows])
+        extent = light_extent(peak_significance(self.cutter.exposure, positions, self.fwhm), self.fwhm)
+        distance = np.linalg.norm(positions[:, None] - positions[new], axis=-1)
+        overlaps = np.any(distance <= extent[:, None] + extent[new], axis=1)
         found: dict[int, list[int]] = {}
-        for place in np.flatnonzero(distance > self.reach):
-            if int(unit.rows[place]) in self.holders:
-                found.setdefault(self.holders[int(unit.rows[place])][0], []).append(int(place))
+        for place in np.flatnonzero(~new & ~overlaps):
+            found.setdefault(self.holders[int(unit.rows[place])][0], []).append(int(place))
         return found
 
 
