@@ -147,6 +147,31 @@ def save_overview(exposure: Exposure, path: Path) -> None:
     imsave(path, np.clip(rgb(images, bands=exposure.bands, norm=norm, saturation=0.65), 0, 1), origin="lower")
 
 
+def save_products(exposure: Exposure, model: np.ndarray, path: Path) -> None:
+    """Save data, model and residual of a whole exposure, one pixel for several where it is large.
+
+    Parameters
+    ----------
+    exposure
+        The data.
+    model
+        All sources as observed (band, y, x).
+    path
+        The picture.
+    """
+    factor = -(-max(exposure.shape) // LARGEST)
+
+    def binned(cube: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        return np.stack([_binned(image, bad, factor) for image, bad in zip(cube, masks, strict=True)])
+
+    bad, nothing = exposure.mask, np.zeros_like(exposure.mask)
+    images, models, variance = (binned(cube, bad) for cube in (exposure.images, model, exposure.variance))
+    used = binned((~bad).astype(np.float32), nothing)
+    weights = np.where(used > 0, used * factor**2 / np.where(used > 0, variance, 1), 0)
+    models = np.where(used > 0, models, binned(model, nothing))
+    deblend_figure(images, models, bands=exposure.bands, weights=weights, path=path)
+
+
 def _binned(image: np.ndarray, bad: np.ndarray, factor: int) -> np.ndarray:
     """Means over blocks of usable pixels, NaN where there are none; what is left of a block at the end is dropped."""
     shape = image.shape[0] // factor, image.shape[1] // factor

@@ -13,6 +13,7 @@ from ..catalog import Cutout, ModelStore, cutout, mask_not_deblended, overlap_me
 from ..io import LazyExposure, read_description, staged_folder, write_catalog, write_cubes, write_mask
 from .cataloging import MASK, STORE
 from .options import Names, common_options
+from .pictures import save_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ProductOptions:
     residual: bool = False
     overlap: bool = False
     mask: bool = False
+    picture: bool = False
     cutouts: tuple[int, ...] = ()
     bands: tuple[str, ...] | None = None
     overwrite: bool = False
@@ -43,8 +45,9 @@ def run_products(options: ProductOptions) -> str:
     str
         What was written, in words.
     """
-    if not any((options.model, options.residual, options.overlap, options.mask, options.cutouts)):
-        raise click.UsageError("give at least one of --model, --residual, --overlap, --mask and --cutout.")
+    wanted = (options.model, options.residual, options.overlap, options.mask, options.picture, options.cutouts)
+    if not any(wanted):
+        raise click.UsageError("give at least one of --model, --residual, --overlap, --mask, --picture and --cutout.")
     with ModelStore(options.output / STORE) as store:
         writers = _writers(options, store, read_description(options.exposure).open())
         with staged_folder(options.output, list(writers), overwrite=options.overwrite) as stage:
@@ -69,6 +72,10 @@ def _writers(options: ProductOptions, store: ModelStore, exposure: LazyExposure)
             lambda path: write_catalog(overlap_metrics(store, exposure, bands=bands), path),
         ),
         MASK: (options.mask, lambda path: write_mask(path, mask_not_deblended(store, exposure.read()))),
+        "overview.png": (
+            options.picture,
+            lambda path: save_products(exposure.read(), render_image(store, exposure), path),
+        ),
     }
     writers = {name: write for name, (wanted, write) in known.items() if wanted}
     for row in options.cutouts:
@@ -91,6 +98,7 @@ def _write_cutout(path: Path, cut: Cutout, unit: str | None) -> None:
 @click.option("--residual", is_flag=True, help="Images less that.")
 @click.option("--overlap", is_flag=True, help="By how much sources overlap, a row for each.")
 @click.option("--mask", is_flag=True, help="Masks with the plane NOT_DEBLENDED, where blends were skipped or failed.")
+@click.option("--picture", is_flag=True, help="Data, model and residual of all bands at a glance.")
 @click.option("--cutout", "cutouts", type=int, multiple=True, help="Row of a source to cut out; again for more.")
 @click.option("--bands", type=Names(), help="Bands to write: g,r.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace what was written before.")
@@ -105,12 +113,13 @@ def products(**options: Any) -> int:
       model.fits        cube (band, y, x) of all sources as observed
       residual.fits     images less the model, NaN where unusable
       overlap.ecsv      max_overlap, flux_overlap and flux_overlap_fraction of each source in each band
+      overview.png      data, model and residual in colour; one pixel for several of a large exposure
       mask.fits         MASK_<band>: the masks, with the plane NOT_DEBLENDED
       cutout_<ID>.fits  IMAGE, MODEL, APPORTIONED, CLEANED (without neighbours), RESIDUAL and MASK of a source
 
     \b
     Examples:
-      jaxdeblend products out/ exposure.toml --model --residual
+      jaxdeblend products out/ exposure.toml --model --residual --picture
       jaxdeblend products out/ exposure.toml --cutout 17 --cutout 23
     """  # noqa: D301
     click.echo(run_products(ProductOptions(**options)))

@@ -143,8 +143,11 @@ def test_nothing_to_merge(tmp_path, capsys):
 def test_products(folder, output, capsys):
     products = ["products", str(output), str(folder / "exposure.toml")]
     capsys.readouterr()
-    assert run([*products, "--model", "--residual", "--overlap", "--mask", "--cutout", "1", "--bands", "i"]) == 0
-    names = ["model.fits", "residual.fits", "overlap.ecsv", "mask.fits", "cutout_1.fits"]
+    assert (
+        run([*products, "--model", "--residual", "--overlap", "--mask", "--picture", "--cutout", "1", "--bands", "i"])
+        == 0
+    )
+    names = ["model.fits", "residual.fits", "overlap.ecsv", "mask.fits", "overview.png", "cutout_1.fits"]
     try:
         assert f"wrote {', '.join(names)} to" in capsys.readouterr().out
         model, residual = (fits.getdata(output / name, 1) for name in names[:2])
