@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.spatial import KDTree
 
 from ..batch import fitting_memory
-from ..detect import Detection, sub_blends
+from ..detect import Detection
+from ..detect.hierarchy import groups_on, islands
 from ..detect.split import Piece, light_extent, split_parent
 from ..fit.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
 from ..instrument.box import Box
@@ -136,9 +138,9 @@ def make_plan(
     margin = default_margin(exposure) if margin is None else margin
     real = np.where(pseudo[:, None], np.nan, positions)
     parents = find_parents(exposure, detection, real, margin=margin)
-    budget = None
-    if config is not None:
-        budget = _Budget(exposure, positions, config, margin, _groups(exposure, detection, real, config))
+    budget = (
+        None if config is None else _Budget(exposure, positions, config, margin, _island(exposure, detection, config))
+    )
     units: list[WorkUnit] = []
     for number, parent in enumerate(parents):
         for unit in [_whole(number, parent)] if budget is None else budget.units(number, parent):
@@ -222,11 +224,11 @@ def peak_significance(
     return sigma * math.sqrt(math.pi) * np.sqrt(ratio.sum(axis=0))
 
 
-def _groups(exposure: Exposure, detection: Detection, positions: np.ndarray, config: DeblendConfig) -> np.ndarray:
-    """Number of the sub-blend of each row; the same for all if parents are not divided into such."""
+def _island(exposure: Exposure, detection: Detection, config: DeblendConfig) -> Int[np.ndarray, "y x"] | None:
+    """Pixels of each sub-blend; None if parents are not divided into such."""
     if not config.split_valley:
-        return np.zeros(len(positions), int)
-    return sub_blends(exposure.observation(), detection, positions, valley=config.split_valley)
+        return None
+    return islands(exposure.observation(), detection, valley=config.split_valley)
 
 
 def _whole(number: int, parent: Parent) -> WorkUnit:
@@ -242,7 +244,7 @@ class _Budget:
     positions: Float[np.ndarray, "source 2"]
     config: DeblendConfig
     margin: int
-    group: Int[np.ndarray, " source"]
+    island: Int[np.ndarray, "y x"] | None
 
     def __post_init__(self):
         for plane in self.config.mask_limits:
@@ -274,20 +276,39 @@ class _Budget:
         whole, config = _whole(number, parent), self.config
         if reason := self._reason(parent):
             return [dataclasses.replace(whole, skip=reason)]
-        group = self.group[parent.rows]
+        places = self.positions[parent.rows]
+        group = None if self.island is None else groups_on(self.island, places)
         fits = len(parent.rows) <= self.max_sources and max(parent.box.shape) <= config.max_window
-        if fits and len(np.unique(group)) == 1:
+        if fits and (group is None or not group.any()):
             return [whole]
         pieces = split_parent(
-            self.positions[parent.rows],
+            places,
             self.exposure.shape,
-            extent=light_extent(peak_significance(self.exposure, self.positions[parent.rows], self.fwhm), self.fwhm),
+            extent=light_extent(peak_significance(self.exposure, places, self.fwhm), self.fwhm),
             margin=min(self.margin, (config.max_window - 1) // 4),
             max_sources=self.max_sources,
             max_window=config.max_window,
-            groups=group if config.split_valley else None,
+            groups=group,
+            reach=None if group is None else self._reach(parent, group),
         )
         return [self._cut(number, parent, piece) for piece in pieces]
+
+    def _reach(self, parent: Parent, group: Int[np.ndarray, " source"]) -> Int[np.ndarray, "source 4"]:
+        """First and last pixels on the island of a source that are nearest to it of all on that."""
+        assert self.island is not None
+        places = self.positions[parent.rows]
+        own = np.floor(places + 0.5).astype(int)
+        reach = np.concatenate([own, own], axis=1)
+        pixels = np.argwhere(parent.footprint) + parent.box.start
+        island = self.island[tuple(pixels.T)]
+        for number in np.unique(group):
+            mine = np.flatnonzero(group == number)
+            home = self.island[tuple(own[mine[0]])]
+            here = pixels[(island == home) & (home >= 0)]
+            nearest = mine[np.asarray(KDTree(places[mine]).query(here)[1], int)]
+            np.minimum.at(reach[:, :2], nearest, here)
+            np.maximum.at(reach[:, 2:], nearest, here)
+        return reach
 
     def _cut(self, number: int, parent: Parent, piece: Piece) -> WorkUnit:
         """A piece of a parent, on the pixels that it shares with the parent's window."""

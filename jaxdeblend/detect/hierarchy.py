@@ -68,20 +68,57 @@ def sub_blends(
     >>> found.centers[:, 1].round(1).tolist(), len(found.footprints), sub_blends(obs, found).tolist()
     ([31.9, 38.1, 18.0], 1, [0, 0, 1])
     """
+    places = detection.centers if centers is None else centers
+    return groups_on(islands(obs, detection, valley=valley, maps=maps), places)
+
+
+def islands(
+    obs: Observation, detection: Detection, *, valley: float = 0.2, maps: SignificanceMaps | None = None
+) -> Int[np.ndarray, "y x"]:
+    """The pixels of footprints that belong to each sub-blend, see `sub_blends`.
+
+    Parameters
+    ----------
+    obs, detection, valley, maps
+        As for `sub_blends`.
+
+    Returns
+    -------
+    Int[np.ndarray, "y x"]
+        A number for each island, -1 outside the footprints.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> star = 2000 * np.asarray(jd.GaussianPSF(1.5).stamp(65), float)
+    >>> obs = jd.Observation(star + np.roll(star, 20, axis=2), [1.0], jd.GaussianPSF(1.5), bands=("r",))
+    >>> found = islands(obs, jd.detect(obs))
+    >>> len(np.unique(found)) - 1, bool(found[32, 32] != found[32, 52])
+    (2, True)
+    """
     if not 0 < valley <= 1:
         raise ValueError(f"valley: got {valley}; give a fraction between 0 and 1.")
     maps = significance_maps(obs) if maps is None else maps
     chi2 = maps.chi2[MARGIN:-MARGIN, MARGIN:-MARGIN]
     mask = (detection.labels > 0) & (chi2 > 0)
     height = 0.5 * np.log(chi2, where=mask, out=np.zeros_like(chi2))
-    hill = hills(height, mask, prominence=-math.log(valley))
-    places = detection.centers if centers is None else centers
+    return hills(height, mask, prominence=-math.log(valley))
+
+
+def groups_on(island: Int[np.ndarray, "y x"], places: Float[np.ndarray, "peak 2"]) -> Int[np.ndarray, " peak"]:
+    """Number of the group of each position, from 0: those on one island are one; those on none are alone.
+
+    Examples
+    --------
+    >>> groups_on(np.array([[1, 1, -1, 3]]), np.array([[0.0, 3.0], [0.0, 0.0], [0.0, 2.0], [np.nan, 0.0]])).tolist()
+    [0, 1, 2, 3]
+    """
     with np.errstate(invalid="ignore"):
-        inside = ((places >= -0.5) & (places < np.array(chi2.shape) - 0.5)).all(axis=1)
+        inside = ((places >= -0.5) & (places < np.array(island.shape) - 0.5)).all(axis=1)
     group = np.full(len(places), -1, dtype=np.intp)
-    group[inside] = hill[tuple(np.floor(places[inside] + 0.5).astype(int).T)]
-    # A peak in no hill, for want of light or of a footprint, gets a number of its own.
+    group[inside] = island[tuple(np.floor(places[inside] + 0.5).astype(int).T)]
     alone = np.flatnonzero(group < 0)
-    group[alone] = chi2.size + alone
+    group[alone] = island.size + alone
     _, first, member = np.unique(group, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[member]

@@ -60,6 +60,7 @@ def split_parent(
     max_sources: int,
     max_window: int,
     groups: object | None = None,
+    reach: object | None = None,
 ) -> tuple[Piece, ...]:
     """Cut a parent into pieces that can be fitted one by one within a budget.
 
@@ -89,6 +90,9 @@ def split_parent(
         Longest edge in pixels that a window may have.
     groups
         Number of the group of each peak that a piece is made of, as from `sub_blends`; by default those that overlap.
+    reach
+        First row, first column, last row and last column (peak, 4) of what the window of each peak holds at least: for
+        galaxies, whose light is seen further out than it matters to others. It is cut as extents are.
 
     Returns
     -------
@@ -115,12 +119,13 @@ def split_parent(
     """
     _check(centers, shape, margin, max_sources, max_window)
     half = (max_window - 1) // 2
-    extents = _extents(extent, len(centers), float(min(half - margin, half / 2)))
+    largest = float(min(half - margin, half / 2))
+    extents = _extents(extent, len(centers), largest)
     if len(centers) == 0:
         return ()
     tree = KDTree(centers)
     links = _links(tree, extents)
-    frame = _Frame(centers, extents, links, shape, margin)
+    frame = _Frame(centers, _reach(centers, extents, reach, largest), links, shape, margin)
     group = connected_components(links, directed=False)[1] if groups is None else np.asarray(groups)
     if group.shape != (len(centers),):
         raise ValueError(f"groups: got shape {group.shape} for {len(centers)} peaks; give one number per peak.")
@@ -176,7 +181,7 @@ class _Frame:
     """What all pieces of a parent share; row i of the links holds the peaks that overlap with peak i, itself too."""
 
     centers: Float[np.ndarray, "peak 2"]
-    extent: Float[np.ndarray, " peak"]
+    reach: Int[np.ndarray, "peak 4"]
     links: csr_array
     shape: tuple[int, int]
     margin: int
@@ -186,11 +191,10 @@ class _Frame:
         return np.unique(self.links[own].indices)
 
     def box(self, own: Int[np.ndarray, " own"], members: Int[np.ndarray, " source"]) -> Box:
-        """Window with the extents of the own peaks, a margin, and all members."""
-        pixel = np.floor(self.centers + 0.5).astype(int)
-        wide = np.ceil(self.extent[own]).astype(int)[:, None] + self.margin
-        first = np.minimum((pixel[own] - wide).min(axis=0), pixel[members].min(axis=0))
-        last = np.maximum((pixel[own] + wide).max(axis=0), pixel[members].max(axis=0))
+        """Window with all that is within reach of the own peaks, a margin, and all members."""
+        pixel = np.floor(self.centers[members] + 0.5).astype(int)
+        first = np.minimum(self.reach[own, :2].min(axis=0) - self.margin, pixel.min(axis=0))
+        last = np.maximum(self.reach[own, 2:].max(axis=0) + self.margin, pixel.max(axis=0))
         y, x = first.tolist()
         height, width = (last - first + 1).tolist()
         return Box((y, x), (height, width)).overlap(Box((0, 0), self.shape))
@@ -203,6 +207,21 @@ def _extents(extent: object, count: int, largest: float) -> Float[np.ndarray, " 
             f"extent: got {extent} for {count} peaks; give a number of pixels that is not negative, or one per peak."
         )
     return np.minimum(np.broadcast_to(given, count), largest)
+
+
+def _reach(
+    centers: Float[np.ndarray, "peak 2"], extents: Float[np.ndarray, " peak"], reach: object | None, largest: float
+) -> Int[np.ndarray, "peak 4"]:
+    """First and last pixels within the extents, or within reach but no further than the largest extent."""
+    pixel, wide = np.floor(centers + 0.5).astype(int), np.ceil(extents).astype(int)[:, None]
+    first, last = pixel - wide, pixel + wide
+    if reach is not None:
+        given, most = np.asarray(reach), math.floor(largest)
+        if given.shape != (len(centers), 4):
+            raise ValueError(f"reach: got shape {given.shape} for {len(centers)} peaks; give (peak, 4).")
+        first = np.minimum(first, np.maximum(given[:, :2], pixel - most))
+        last = np.maximum(last, np.minimum(given[:, 2:], pixel + most))
+    return np.concatenate([first, last], axis=1)
 
 
 def _check(
