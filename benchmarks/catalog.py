@@ -37,6 +37,9 @@ SIZES = {False: (4000, 25_000), True: (1000, 1250)}
 CLUSTER = (640, 4000)
 """The same of a globular cluster."""
 
+STARS = "point_below = inf\n"
+"""Configuration for a cluster: all sources are stars."""
+
 MIN_SNR = 10.0
 """Completeness and flux errors are of sources above this S/N, in all bands together and in the i band."""
 
@@ -234,8 +237,10 @@ def benchmark(
     """
     patch, plain = folder / "patch", folder / "plain"
     simulate(patch, edge=edge, sources=sources, seed=seed, cluster=cluster)
+    config = folder / "config.toml"
+    config.write_text(STARS if cluster else "")
     if not (plain / "catalog.ecsv").exists():
-        seconds, memory = run(deblend(patch, plain))
+        seconds, memory = run(deblend(patch, plain, "--config", config))
         (plain / "cost.json").write_text(json.dumps({"wall_s": round(seconds, 1), "peak_rss_gb": round(memory, 2)}))
     table, truth = Table.read(plain / "catalog.ecsv"), Table.read(patch / "truth.fits")
     cost = json.loads((plain / "cost.json").read_text())
@@ -252,10 +257,12 @@ def benchmark(
     print(json.dumps({"stage": "plain"} | result), flush=True)
     if kills:
         moments = np.random.default_rng(seed).uniform(0, 0.6 * record["seconds"]["fit"] / kills, kills)
-        killed = run_killed(deblend(patch, folder / "killed"), folder / "killed" / "models.h5", moments)
+        killed = run_killed(
+            deblend(patch, folder / "killed", "--config", config), folder / "killed" / "models.h5", moments
+        )
         result |= {"killed": killed, "resumed_equal": same(plain, folder / "killed")}
     if workers:
-        lost = run_with_workers(deblend(patch, folder / "dask"), workers)
+        lost = run_with_workers(deblend(patch, folder / "dask", "--config", config), workers)
         result |= {"workers_killed": lost, "dask_equal": same(plain, folder / "dask")}
     return result | {"version": jd.__version__}
 
