@@ -139,10 +139,8 @@ def save_overview(exposure: Exposure, path: Path) -> None:
     from matplotlib.image import imsave
 
     factor = -(-max(exposure.shape) // OVERVIEW)
-    saturated = exposure.plane("SAT") if "SAT" in exposure.mask_planes else np.zeros_like(exposure.mask)
-    images = np.stack(
-        [_binned(*each, factor) for each in zip(exposure.images, exposure.mask & ~saturated, strict=True)]
-    )
+    shown = exposure.mask & ~_saturated(exposure)
+    images = np.stack([_binned(*each, factor) for each in zip(exposure.images, shown, strict=True)])
     norm = asinh_norm(images, noise_of(images) ** 2)
     imsave(path, np.clip(rgb(images, bands=exposure.bands, norm=norm, saturation=0.65), 0, 1), origin="lower")
 
@@ -164,12 +162,16 @@ def save_products(exposure: Exposure, model: np.ndarray, path: Path) -> None:
     def binned(cube: np.ndarray, masks: np.ndarray) -> np.ndarray:
         return np.stack([_binned(image, bad, factor) for image, bad in zip(cube, masks, strict=True)])
 
-    bad, nothing = exposure.mask, np.zeros_like(exposure.mask)
+    bad = exposure.mask
     images, models, variance = (binned(cube, bad) for cube in (exposure.images, model, exposure.variance))
-    used = binned((~bad).astype(np.float32), nothing)
+    used = binned((~bad).astype(np.float32), np.zeros_like(bad))
     weights = np.where(used > 0, used * factor**2 / np.where(used > 0, variance, 1), 0)
-    models = np.where(used > 0, models, binned(model, nothing))
+    models = np.where(used > 0, models, binned(model, bad & ~_saturated(exposure)))  # cores of bright stars, too
     deblend_figure(images, models, bands=exposure.bands, weights=weights, path=path)
+
+
+def _saturated(exposure: Exposure) -> np.ndarray:
+    return exposure.plane("SAT") if "SAT" in exposure.mask_planes else np.zeros_like(exposure.mask)
 
 
 def _binned(image: np.ndarray, bad: np.ndarray, factor: int) -> np.ndarray:
