@@ -170,6 +170,7 @@ def star(y, x, flux):
 
 def test_pieces_start_with_the_models_of_their_neighbours(tmp_path, monkeypatch):
     """Two pieces of a parent, each with a star of its own; a third is added where both see it."""
+    monkeypatch.setattr(restart, "WORTHWHILE", 1)
     monkeypatch.setattr(restart, "light_extent", lambda significance, _: np.ones(len(significance)))
     boxes, stars = [jd.Box((0, 0), (32, 32)), jd.Box((0, 8), (32, 32))], [(15.2, 10.4, 300.0), (16.1, 29.7, 500.0)]
     psf = jd.GaussianPSF(1.5)
@@ -191,6 +192,9 @@ def test_pieces_start_with_the_models_of_their_neighbours(tmp_path, monkeypatch)
     cutter = Cutter(exposure, positions, np.full(3, 0.1))
     with jd.ModelStore(tmp_path / "models.h5") as store:
         cutouts = [restart.StartCutter(cutter, store, {0: (0, 0), 1: (1, 0)}).cut(unit) for unit in units]
+    monkeypatch.setattr(restart, "WORTHWHILE", 3)
+    with jd.ModelStore(tmp_path / "models.h5") as store:
+        assert restart.StartCutter(cutter, store, {0: (0, 0), 1: (1, 0)}).cut(units[0]).start is None
     for cutout in cutouts:
         assert positions[cutout.unit.rows[cutout.new]].tolist() == [[16.0, 18.0]]
         np.testing.assert_allclose(cutout.centers, [[16.0, 18.0 - cutout.unit.box.start[1]]])
