@@ -150,6 +150,7 @@ def deblend_catalog(
     exposure: Exposure,
     centers: object | None = None,
     *,
+    detection: Detection | None = None,
     config: DeblendConfig | None = None,
     center_error: object | None = None,
     threshold: float | None = None,
@@ -166,6 +167,7 @@ def deblend_catalog(
     exposure: Exposure,
     centers: object | None = None,
     *,
+    detection: Detection | None = None,
     config: DeblendConfig | None = None,
     center_error: object | None = None,
     margin: int | None = None,
@@ -182,6 +184,7 @@ def deblend_catalog(
     exposure: Exposure,
     centers: object | None = None,
     *,
+    detection: Detection | None = None,
     config: DeblendConfig | None = None,
     center_error: object | None = None,
     threshold: float | None = None,
@@ -213,6 +216,9 @@ def deblend_catalog(
     centers
         Positions (y, x) in pixels, 0-based, or a table with the columns ``x`` and ``y``; by default those of the
         detected peaks. None gets lost: a position off the image (or NaN) comes back as a flagged row without flux.
+    detection
+        Footprints, and peaks where no positions are given: of `jaxdeblend.detect.detection_of_labels`, for a
+        segmentation map, or of `jaxdeblend.detect` with other options. By default sources are detected here.
     config
         What is found, fitted and skipped, and how. By default every parent is fitted in one piece, and an error in one
         ends the run.
@@ -250,7 +256,7 @@ def deblend_catalog(
     Raises
     ------
     ValueError
-        If the positions are not (source, 2), or the store is of another run.
+        If the positions are not (source, 2), the detection is of another shape, or the store is of another run.
     FileExistsError
         If there is a store already, and `resume` is not set.
     RuntimeError
@@ -276,11 +282,10 @@ def deblend_catalog(
         raise ValueError(f"chunk: got {chunk}; give the number of blends that are sent together, at least 1.")
     watch = Stopwatch()
     exposure = with_bad_planes(exposure, settings.bad_mask)
-    detection = detect(
-        exposure.observation(),
-        method=settings.detection,
-        threshold=settings.threshold if threshold is None else threshold,
-    )
+    if detection is None:
+        least = settings.threshold if threshold is None else threshold
+        detection = detect(exposure.observation(), method=settings.detection, threshold=least)
+    check_detection(detection, exposure)
     positions, errors = positions_of(detection, centers, center_error)
     watch.ended("detect")
     plan = make_plan(
@@ -411,6 +416,12 @@ def _shard_of(plan: tuple[WorkUnit, ...], shard: tuple[int, int]) -> tuple[WorkU
     if not 1 <= number <= count:
         raise ValueError(f"shard: got {number} of {count}; give (i, n) with i from 1 to n.")
     return plan[number - 1 :: count]
+
+
+def check_detection(detection: Detection, exposure: Exposure) -> None:
+    """Footprints must be on the pixels of the exposure."""
+    if (shape := np.shape(detection.labels)) != exposure.shape:
+        raise ValueError(f"detection: is of images of shape {shape}; those of the exposure have {exposure.shape}.")
 
 
 def with_bad_planes(exposure: Exposure, names: tuple[str, ...] | None) -> Exposure:

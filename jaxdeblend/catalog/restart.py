@@ -19,7 +19,16 @@ from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from .config import DeblendConfig
 from .extended_plan import extend_plan
-from .pipeline import GIVEN_ERROR, Stopwatch, StoredCatalog, given_positions, into_store, positions_of, with_bad_planes
+from .pipeline import (
+    GIVEN_ERROR,
+    Stopwatch,
+    StoredCatalog,
+    check_detection,
+    given_positions,
+    into_store,
+    positions_of,
+    with_bad_planes,
+)
 from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, peak_significance, plan_digest
 from .records import SKIPPED, stored_outcomes, stored_tables
 from .running import Cutout, Cutter, Runner
@@ -44,6 +53,7 @@ def restart_catalog(
     center_error: object = GIVEN_ERROR,
     positions: object | None = None,
     position_error: object | None = None,
+    detection: Detection | None = None,
     margin: int | None = None,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -51,11 +61,12 @@ def restart_catalog(
     """Add sources to a catalog whose models are in a store: blends that they touch are fitted again.
 
     The plan of the run that made the store is made once more, and compared with what the store says of it. An added
-    position joins the blend whose window holds it (`jaxdeblend.catalog.extended_plan.extend_plan`), and that blend is
-    fitted again on the same pixels: from the stored models of its sources, and a first model of what these leave, as
-    by `add_sources`. Sources within three FWHM of an added one begin anew, too: their shapes have taken its light, and
-    would give it up slowly. In a parent that was cut in pieces, all pieces whose window holds the position are fitted
-    again, from stored models of their neighbours, too. All other blends are copied, bit for bit.
+    position joins the blend whose window holds it (`jaxdeblend.catalog.extended_plan.extend_plan`), and that blend
+    is fitted again on the same pixels: from the stored models of its sources, and a first model of what these
+    leave, as by `add_sources`. Sources whose light overlaps with that of an added one begin anew, too: their shapes
+    have taken it, and would give it up slowly; and all of a blend begin anew where few are out of reach. In a
+    parent that was cut in pieces, all pieces whose window holds the position are fitted again, from stored models
+    of their neighbours, too. All other blends are copied, bit for bit.
 
     Positions that no window holds become blends of their own. None gets lost: rows off the image (or NaN), and those on
     a parent that was skipped for a limit of the configuration, have the reason. A touched blend that had failed, or was
@@ -79,8 +90,8 @@ def restart_catalog(
         are detected.
     position_error
         Their errors, if they were given to the run; an earlier restart's added ones are among them.
-    margin
-        As it was given to the run.
+    detection, margin
+        As they were given to the run.
     resume
         Whether to go on with the output if there is one, after the restart was stopped.
     progress
@@ -119,7 +130,9 @@ def restart_catalog(
     with ModelStore(store) as old:
         settings = _settings_of(old)
         exposure = with_bad_planes(exposure, settings.bad_mask)
-        detection = detect(exposure.observation(), method=settings.detection, threshold=settings.threshold)
+        if detection is None:
+            detection = detect(exposure.observation(), method=settings.detection, threshold=settings.threshold)
+        check_detection(detection, exposure)
         watch.ended("detect")
         first = _run_of(old, exposure, detection, settings, positions, position_error, margin)
         new = given_positions(added, "added")

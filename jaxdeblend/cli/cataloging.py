@@ -16,7 +16,8 @@ from ..catalog import DeblendConfig, ModelStore, deblend_catalog, mask_not_deble
 from ..catalog.columns import POSITION_COLUMNS
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
-from ..io import read_description, read_positions, write_catalog, write_mask
+from ..detect import detection_of_labels
+from ..io import read_description, read_positions, read_segmentation, write_catalog, write_mask
 from ..io.files import atomic_path
 from ..measure.table import describe_columns
 from .work import progress_bar, run_record
@@ -35,6 +36,7 @@ class CatalogOptions:
     output: Path
     config: Path | None = None
     peaks: Path | None = None
+    segmentation: Path | None = None
     origin: int = 0
     resume: bool = False
     shard: tuple[int, int] = (1, 1)
@@ -84,11 +86,15 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
         positions, given = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)
         known = {name: given[name] for name in config.pseudo_columns if name in given.colnames}
         centers = Table({"y": positions[:, 0], "x": positions[:, 1], **known})
+    detection = None
+    if options.segmentation is not None:
+        detection = detection_of_labels(exposure.observation(), read_segmentation(options.segmentation))
     options.output.mkdir(parents=True, exist_ok=True)
     with progress_bar("deblending", "blend") as progress:
         result = deblend_catalog(
             exposure,
             centers,
+            detection=detection,
             config=config,
             store=options.store,
             resume=options.resume,

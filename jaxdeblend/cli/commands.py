@@ -175,6 +175,9 @@ _kind_option = click.option(
 @click.option("--config", type=click.Path(path_type=Path), help="TOML with fields of jaxdeblend.DeblendConfig.")
 @click.option("--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them.")
 @click.option("--origin", type=click.Choice(["0", "1"]), default="0", help="Number of the first pixel in --peaks.")
+@click.option(
+    "--segmentation", type=click.Path(path_type=Path), help="Segmentation map (FITS), instead of detecting footprints."
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; what it finished is kept.")
 @click.option("--shard", type=Shard(), default="1/1", help="Fit only the i-th of n parts: 2/8.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that fit on this machine.  [default: this one]")

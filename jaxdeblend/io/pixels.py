@@ -206,6 +206,42 @@ def open_fits(path: PathLike) -> Iterator[Any]:
         logger.debug("%s: %s", path, warning.message)
 
 
+def read_segmentation(path: PathLike) -> np.ndarray:
+    """Read a segmentation map: the first image of a FITS file, whatever its name.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    np.ndarray
+        Labels (y, x), for `jaxdeblend.detect.detection_of_labels`.
+
+    Raises
+    ------
+    ValueError
+        If the file is not readable FITS, or holds no image.
+    FileNotFoundError
+        If it does not exist.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "segments.fits"
+    >>> fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.eye(3, dtype=int), name="SEGMAP")]).writeto(path)
+    >>> read_segmentation(path).tolist()
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    """
+    with open_fits(path) as hdus:
+        images = [pixels_of(hdu, Path(path), number) for number, hdu in enumerate(hdus)]
+    for pixels in images:
+        if pixels is not None and pixels.ndim == 2:
+            return pixels.read()
+    raise ValueError(f"{path}: holds no image; a segmentation map is one.")
+
+
 def check_whole(path: Path) -> None:
     """Unpack a gzipped file once: Astropy takes one that ends too early for one of fewer extensions.
 

@@ -10,7 +10,7 @@ import jaxdeblend as jd
 from jaxdeblend import DeblendConfig, Flag, deblend_catalog
 from jaxdeblend.catalog import pipeline, plan, running
 from jaxdeblend.catalog.plan import make_plan
-from jaxdeblend.detect import detect
+from jaxdeblend.detect import detect, detection_of_labels
 from tests import star_field
 from tests.star_field import BANDS, FLUX, STARS
 
@@ -123,6 +123,20 @@ def test_config_reaches_detection_and_fit(exposure, detection, monkeypatch):
     assert seen["optimizer"].max_steps == 9 and seen["options"].priors == ()
     deblend_catalog(exposure, config=config, threshold=8.0, optimizer=jd.ProximalAdam(max_steps=3))
     assert seen["threshold"] == 8.0 and seen["optimizer"].max_steps == 3
+
+
+def test_a_segmentation_map_takes_the_place_of_detection(exposure):
+    """Segments that touch are one parent, whatever the light says; alone in theirs, sources are skipped here."""
+    labels = np.zeros(exposure.shape, int)
+    labels[4:12, 4:12], labels[4:12, 12:20], labels[20:28, 4:12] = 3, 5, 9
+    found = detection_of_labels(exposure.observation(), labels, [(7.0, 7.0), (24.0, 8.0)])
+    alone = DeblendConfig(process_singles=False)
+    result = deblend_catalog(exposure, found.centers, detection=found, config=alone)
+    assert result.parents["n_sources"].tolist() == [1, 1] and result.parents["skipped"].all()
+    plan = make_plan(exposure, found, np.array([(7.0, 7.0), (8.0, 16.0)]), DeblendConfig(split_valley=0.0))
+    assert [unit.own.tolist() for unit in plan] == [[0, 1]]
+    with pytest.raises(ValueError, match=r"detection: is of images of shape \(8, 9\)"):
+        deblend_catalog(exposure, detection=dataclasses.replace(found, labels=np.zeros((8, 9), int)))
 
 
 def test_bad_planes(exposure):

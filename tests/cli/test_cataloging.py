@@ -140,6 +140,16 @@ def test_nothing_to_merge(tmp_path, capsys):
     assert run(["merge", str(tmp_path)]) == 2 and "has no shards to merge" in one_line(capsys)
 
 
+def test_a_segmentation_map_is_read(folder, tmp_path, capsys):
+    given = ["deblend-catalog", str(folder / "exposure.toml"), "-o", str(tmp_path / "out"), "--segmentation"]
+    fits.ImageHDU(np.ones((8, 9), np.int16), name="SEGMAP").writeto(tmp_path / "map.fits")
+    for name, message in (("map", "got shape (8, 9)"), ("none", "none.fits: no such file")):
+        capsys.readouterr()
+        assert run([*given, str(tmp_path / f"{name}.fits")]) == 2
+        assert message in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_products(folder, output, capsys):
     products = ["products", str(output), str(folder / "exposure.toml")]
     capsys.readouterr()
