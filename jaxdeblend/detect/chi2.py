@@ -282,7 +282,7 @@ def noise_curvature(kernel: Float[np.ndarray, "h w"]) -> float:
     Examples
     --------
     >>> import numpy as np
-    >>> round(noise_curvature(np.array([[0, 1, 0], [1, 2, 1], [0, 1, 0]])), 2)
+    >>> round(noise_curvature(np.array([[0.0, 1.0, 0.0], [1.0, 2.0, 1.0], [0.0, 1.0, 0.0]])), 2)
     1.39
     """
     norm = np.sum(kernel**2)

@@ -216,7 +216,7 @@ def detect_scales(
     >>> import jaxdeblend as jd
     >>> from jaxdeblend.detect import detect
     >>> y, x = np.mgrid[:65, :65]
-    >>> smudge = 0.5 * np.exp(-((y - 32) ** 2 + (x - 30) ** 2) / 50)
+    >>> smudge = 0.8 * np.exp(-((y - 32) ** 2 + (x - 30) ** 2) / 50)
     >>> obs = jd.Observation(smudge[None], [1.0], jd.GaussianPSF(1.5), bands=("r",))
     >>> found = detect_scales(obs)
     >>> len(detect(obs).peaks), found.centers.round(1).tolist()
