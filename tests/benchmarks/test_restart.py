@@ -29,8 +29,8 @@ def test_one_source_of_a_blend_is_missed_and_never_the_brightest():
 def test_restarted_fits_are_as_good_as_those_from_scratch(capsys):
     restart.main(["--small"])
     line = json.loads(capsys.readouterr().out)
-    assert line["n_touched"] == line["n_added"] == 4
-    assert line["chi2_before"][0] > 1.05 and line["chi2_ratio"][0] < 1.01
-    assert line["within_1_percent"] >= 0.75
+    assert line["n_added"] == 4 and line["n_touched"] >= 3  # one of them may be a blend of its own
+    assert line["chi2_before"][0] > 1.05 and line["chi2_ratio"][-1] < 1.01
+    assert line["within_1_percent"] == 1
     assert line["steps_restart"] < line["steps_first"]
     assert line["fraction"] > 0 and line["fraction_touched"] > 0  # on so small a patch these are mostly overhead
