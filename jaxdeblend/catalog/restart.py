@@ -62,11 +62,11 @@ def restart_catalog(
 
     The plan of the run that made the store is made once more, and compared with what the store says of it. An added
     position joins the blend whose window holds it (`jaxdeblend.catalog.extended_plan.extend_plan`), and that blend
-    is fitted again on the same pixels: from the stored models of its sources, and a first model of what these
-    leave, as by `add_sources`. Sources whose light overlaps with that of an added one begin anew, too: their shapes
-    have taken it, and would give it up slowly; and all of a blend begin anew where few are out of reach. In a
-    parent that was cut in pieces, all pieces whose window holds the position are fitted again, from stored models
-    of their neighbours, too. All other blends are copied, bit for bit.
+    is fitted again on the same pixels. Sources whose light overlaps with that of an added one begin anew: their
+    shapes have taken it, and would give it up slowly. If many of the others are left, they begin with their stored
+    models, and the rest with a first model of what these leave, as by `add_sources`; if not, all begin anew. In a
+    parent that was cut in pieces, all pieces whose window holds the position are fitted again. All other blends are
+    copied, bit for bit.
 
     Positions that no window holds become blends of their own. None gets lost: rows off the image (or NaN), and those on
     a parent that was skipped for a limit of the configuration, have the reason. A touched blend that had failed, or was
