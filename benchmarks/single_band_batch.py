@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     first, second = (catalog(options.batch, seed=seed) for seed in (options.seed, options.seed + 1))
     cold, _ = timed(first)
-    programs = run._cache_size() + run_beside._cache_size()
+    programs = run.n_compiled + run_beside.n_compiled
     with counted_compilations() as compilations:
         seconds, results = timed(second)
     peaks = sum(len(centers) for *_, centers in second)
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         "blends": len(second),
         "peaks": peaks,
         "shapes": len({image.shape for image, *_ in second}),
-        "programs": [programs, run._cache_size() + run_beside._cache_size()],
+        "programs": [programs, run.n_compiled + run_beside.n_compiled],
         "compilations": len(compilations),
         "compile_s": round(max(cold - seconds, 0.0), 1),
         "run_s": round(seconds, 2),

@@ -18,7 +18,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 with install_import_hook("jaxdeblend", "tests.typecheck.checked"):
     import jaxdeblend  # noqa: F401
-    from jaxdeblend.instrument.host import share_of_mappings
+    from jaxdeblend.runtime.host import share_of_mappings
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"

@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 FOR_DEVELOPERS = {"test", "docs", "dev"}
+EXTRAS_OF_USERS = sorted(EXTRAS.keys() - FOR_DEVELOPERS - {"gpu"})
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -61,6 +62,16 @@ def test_extra_all_is_complete():
     (everything,) = EXTRAS["all"]
     named = set(re.fullmatch(r"jaxdeblend\[(.*)\]", everything)[1].split(","))
     assert named == EXTRAS.keys() - FOR_DEVELOPERS - {"all", "gpu"}
+
+
+def test_lower_bounds_are_the_oldest_versions_that_are_tested():
+    lines = (PROJECT / ".ci" / "oldest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    wanted = [*PYPROJECT["project"]["dependencies"], *(text for name in EXTRAS_OF_USERS for text in EXTRAS[name])]
+    bounds = dict(text.split(">=") for text in wanted if not text.startswith("jaxdeblend["))
+    assert bounds.keys() <= tested.keys() and not any("<" in text for text in wanted)
+    for name, bound in bounds.items():
+        assert re.fullmatch(rf"{re.escape(bound)}(\.0)*", tested[name]), f"{name}: >={bound}, tested: {tested[name]}"
 
 
 def test_import_is_light_and_silent():

@@ -6,6 +6,7 @@ blends are done as there are to be free lanes for the next ones, and those that 
 blend waits for the slowest of its company, and the host is asked for once in a turn only.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -20,12 +21,12 @@ from ..fit.initialize import Initialization, initialize_arrays
 from ..fit.loop import FitResult, FitState, Problem
 from ..fit.optimizer import ProximalAdam
 from ..fit.render import render_terms
-from ..instrument.host import TRACING, AnyArray
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF
 from ..measure.photometry import Measurements, measure_arrays
-from ..ops.compiling import LARGE, SIDE_BY_SIDE
+from ..runtime.host import AnyArray
+from ..runtime.programs import TRACING, Program
 from .plan import Bucket, Item, lane_of, pack
 from .result import Deblended, unpack
 
@@ -71,13 +72,11 @@ def finish(problem: Problem, state: FitState) -> Output:
     return fit, *measure_arrays(fit.blend, problem.obs, fit.status, terms)
 
 
-# the types of equinox leave out what goes on to jax.jit
-@eqx.filter_jit(compiler_options=dict(SIDE_BY_SIDE))  # pyright: ignore[reportCallIssue]
+@functools.partial(Program, one_core=True)
 def deblend_one(blend: dict[str, PyTree], settings: Settings) -> Output:
     """Initialize, fit and measure one packed blend."""
-    with TRACING:
-        problem = settings.start(blend)
-        return finish(problem, problem.run())
+    problem = settings.start(blend)
+    return finish(problem, problem.run())
 
 
 class Calls:
@@ -141,7 +140,7 @@ class Fitting(eqx.Module):
         return Fitting(self.problem, state, self.ticket)
 
 
-@eqx.filter_jit(donate="all-except-first", compiler_options=dict(LARGE))  # pyright: ignore[reportCallIssue]
+@functools.partial(Program, donated=(1,))
 def turn(
     entering: tuple[dict[str, PyTree], Int[AnyArray, " group"], Bool[AnyArray, ""], Settings], fitting: Fitting
 ) -> tuple[Fitting, Int[AnyArray, " group"], Output]:
@@ -166,21 +165,20 @@ def turn(
     """
     blends, tickets, last, settings = entering
     size = len(tickets)
-    with TRACING:
-        fitting = jax.lax.cond(
-            jnp.any(tickets >= 0),
-            lambda: fitting.enter(jax.vmap(settings.start)(blends), tickets),
-            lambda: fitting,
-        )
-        taken = fitting.ticket >= 0
-        wanted = jnp.where(last, size, size - jnp.sum(~taken))
-        fitting = fitting.advance_until(jnp.clip(wanted, 0, jnp.sum(taken)))
-        left = taken & fitting.state.done
-        leaving = jnp.argsort(~left)[:size]
-        output = jax.vmap(finish)(*lane_of((fitting.problem, fitting.state), leaving))
-        tickets = jnp.where(left[leaving], fitting.ticket[leaving], -1)
-        empty = fitting.ticket.at[leaving].set(jnp.where(left[leaving], -1, fitting.ticket[leaving]))
-        return Fitting(fitting.problem, fitting.state, empty), tickets, output
+    fitting = jax.lax.cond(
+        jnp.any(tickets >= 0),
+        lambda: fitting.enter(jax.vmap(settings.start)(blends), tickets),
+        lambda: fitting,
+    )
+    taken = fitting.ticket >= 0
+    wanted = jnp.where(last, size, size - jnp.sum(~taken))
+    fitting = fitting.advance_until(jnp.clip(wanted, 0, jnp.sum(taken)))
+    left = taken & fitting.state.done
+    leaving = jnp.argsort(~left)[:size]
+    output = jax.vmap(finish)(*lane_of((fitting.problem, fitting.state), leaving))
+    tickets = jnp.where(left[leaving], fitting.ticket[leaving], -1)
+    empty = fitting.ticket.at[leaving].set(jnp.where(left[leaving], -1, fitting.ticket[leaving]))
+    return Fitting(fitting.problem, fitting.state, empty), tickets, output
 
 
 class Lanes:

@@ -19,10 +19,10 @@ from jaxtyping import PyTree
 
 from ..fit.initialize import check_centers, check_errors
 from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
-from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
+from ..runtime.host import AnyArray
 
 PIXELS_PER_SOURCE = 11
 """Edge of a blend in pixels for each of its sources, usually; fewer sources do not get a program of their own."""

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 
 from ..fit.extend import picked
 from ..fit.loop import RESULTS, FitResult
-from ..instrument.host import AnyArray
 from ..measure.photometry import Measurements
 from ..measure.table import table_of
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
+from ..runtime.host import AnyArray
 from .plan import Item
 
 if TYPE_CHECKING:

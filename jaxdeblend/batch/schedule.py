@@ -12,7 +12,7 @@ import jax
 from ..fit.initialize import Initialization
 from ..fit.ladder import rung
 from ..fit.optimizer import ProximalAdam
-from ..instrument.host import host_memory, settings_of_this_thread, share_of_mappings, usable_cores
+from ..runtime.host import host_memory, settings_of_this_thread, usable_cores
 from .lanes import Calls, Lanes, Numbered, Settings
 from .plan import Bucket
 from .result import Deblended
@@ -27,9 +27,6 @@ LANE_COUNTS = (1, 4, 16, 64, 128, 256, 512)
 
 LANES_AHEAD = 16 * LANE_COUNTS[-1]
 """Most blends that are read before the first of them is returned, where calls have lanes: enough for all programs."""
-
-CROWDED = 0.75
-"""Part of the memory mappings of a process from which on programs are forgotten before another is compiled."""
 
 UNKNOWN_MEMORY = 4e9
 """Bytes of an accelerator that does not say how much memory it has; blends may take half."""
@@ -173,19 +170,11 @@ class Schedule:
         for bucket, group in self.ready:
             if self._may_run(bucket):
                 if bucket not in self.compiled:
-                    self._make_room()
                     _announce(bucket)
                 self.running[pool.submit(call, bucket, group)] = bucket
             else:
                 waiting.append((bucket, group))
         self.ready = waiting
-
-    def _make_room(self) -> None:
-        """Forget compiled programs, if there may be no room for another; those that are needed again come back."""
-        if share_of_mappings() > CROWDED:
-            logger.info("so many programs are compiled that there is hardly room for more: all are forgotten")
-            jax.clear_caches()
-            self.compiled.clear()
 
     def _may_run(self, bucket: Bucket) -> bool:
         running, program = list(self.running.values()), self.programs[bucket]

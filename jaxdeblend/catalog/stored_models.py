@@ -10,13 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..fit.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
 from ..instrument.box import Box
-from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..io import Exposure, LazyExposure
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
-from ..ops.compiling import jit_large
+from ..runtime.host import AnyArray
+from ..runtime.programs import Program
 from .plan import NO_PARENT
 from .records import Outcome, stored_outcomes
 from .store import ModelStore, StoredBlend
@@ -223,7 +223,7 @@ def within(box: Box, outer: Box) -> tuple:
     return (..., *box.shifted_by(-outer.start[0], -outer.start[1]).slices)
 
 
-@jit_large
+@Program
 def _render(
     blend: Blend, obs: Observation, groups: Float[AnyArray, "group source"], bands: Int[AnyArray, " band"]
 ) -> Float[Array, "group band y x"]:

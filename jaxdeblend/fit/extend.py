@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
-from ..ops.compiling import jit_large
+from ..runtime.programs import Program
 from .initialize import Initialization, initialize, initialize_arrays
 from .render import render, render_terms
 from .spectra import solve_spectra
@@ -98,10 +98,10 @@ def _left(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     return jnp.where(obs.weights > 0, obs.images - render(blend, obs), 0.0)
 
 
-_rest = jit_large(_left)
+_rest = Program(_left)
 
 
-@jit_large
+@Program
 def _solved(blend: Blend, obs: Observation) -> Blend:
     return solve_spectra(blend, obs, render_terms(blend, obs))
 

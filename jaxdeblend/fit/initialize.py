@@ -14,7 +14,7 @@ from ..model.morphology import ImageMorphology
 from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
 from ..model.spectrum import FreeSpectrum
 from ..ops import prox, stamps
-from ..ops.compiling import jit_large
+from ..runtime.programs import Program
 from .expansion import expand
 from .ladder import default_stamp_edge
 from .render import render_terms
@@ -246,7 +246,7 @@ def with_shapes(
     return blend if spectra is not None else solve_spectra(blend, obs, render_terms(blend, obs))
 
 
-_initialize = jit_large(initialize_arrays)
+_initialize = Program(initialize_arrays)
 
 
 def lies_inside(positions: Float[Array, "source 2"], obs: Observation) -> Bool[Array, " source"]:

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..model.component import AbstractComponent, FactorizedComponent
 from ..model.parameter import fitted
 from ..model.spectrum import AbstractSpectrum
-from ..ops.compiling import jit_large
+from ..runtime.host import AnyArray
+from ..runtime.programs import Program
 from .likelihood import log_posterior
 from .optimizer import ProximalAdam
 from .render import Terms, render, render_terms
@@ -163,7 +163,7 @@ def fit_arrays(
     return problem.result(state, render_terms(problem.best(state), problem.obs))
 
 
-_fit = jit_large(fit_arrays)
+_fit = Program(fit_arrays)
 
 
 class Problem(eqx.Module):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ..ops import fft
-from .host import AnyArray
+from ..runtime.host import AnyArray
 from .psf import AbstractPSF
 
 DEFAULT_REGULARIZATION = 1e-6

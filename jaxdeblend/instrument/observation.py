@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ..ops import fft
-from .host import AnyArray, host_or_device
+from ..runtime.host import AnyArray, host_or_device
 from .kernel import DifferenceKernel
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
 

@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from .host import AnyArray, host_or_device
+from ..runtime.host import AnyArray, host_or_device
 
 SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
 """FWHM of a Gaussian of σ = 1."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ..ops import polynomials
 from ..ops.stamps import lanczos
-from .host import AnyArray, default_dtype
+from ..runtime.host import AnyArray, default_dtype
 from .psf import AbstractPSF, ImagePSF
 
 RESAMPLING_ORDER = 4

@@ -8,11 +8,11 @@ from jaxtyping import Array, Bool, Float, Int
 from ..fit.initialize import lies_inside
 from ..fit.loop import RESULTS
 from ..fit.render import Terms, render_sources, render_terms, sum_terms
-from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..ops import apportion, lstsq, moments
-from ..ops.compiling import jit_large
+from ..runtime.host import AnyArray
+from ..runtime.programs import Program
 from .flags import Flag
 
 POOR_FIT = 10.0
@@ -108,7 +108,7 @@ def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
     return _apportion_flux(blend, obs)
 
 
-@jit_large
+@Program
 def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
     models = render_sources(blend, obs)
     floor = 0.01 * obs.background_rms[:, None, None]
@@ -337,7 +337,8 @@ def _surroundings(
     x = columns[None, None, :] - blend.centers[:, 1, None, None]
     near = real[None] & (y**2 + x**2 <= reach**2)
     central = real[None] & (jnp.abs(y) <= 0.5) & (jnp.abs(x) <= 0.5)
-    return tuple(which.reshape(len(which), -1).astype(obs.images.dtype) for which in (near, central))
+    n_sources, dtype = len(near), obs.images.dtype
+    return near.reshape(n_sources, -1).astype(dtype), central.reshape(n_sources, -1).astype(dtype)
 
 
 def _shares_position(blend: Blend) -> Bool[Array, " source"]:
@@ -347,4 +348,4 @@ def _shares_position(blend: Blend) -> Bool[Array, " source"]:
     return jnp.any(close & others, axis=1)
 
 
-measure_jit = jit_large(measure_arrays)
+measure_jit = Program(measure_arrays)

@@ -10,9 +10,9 @@ from astropy.table import Column, QTable, Table
 from jaxtyping import Int
 
 from ..fit.loop import RESULTS
-from ..instrument.host import AnyArray
 from ..instrument.observation import Observation
 from ..model.blend import Blend
+from ..runtime.host import AnyArray
 from .columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo, of_bands
 from .photometry import Measurements, measure_jit
 

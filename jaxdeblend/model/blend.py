@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..instrument.host import AnyArray
 from ..ops import stamps
+from ..runtime.host import AnyArray
 from .component import AbstractComponent
 from .parameter import parameters
 from .prior import CenterPrior

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..instrument.host import AnyArray
+from ..runtime.host import AnyArray
 
 
 class AbstractPrior(eqx.Module):

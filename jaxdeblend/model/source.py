@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..instrument.box import Box
-from ..instrument.host import AnyArray
 from ..instrument.psf import AbstractPSF, GaussianPSF
 from ..ops import stamps
+from ..runtime.host import AnyArray
 from .component import AbstractComponent, FactorizedComponent
 from .constraint import AbstractConstraint, CenterKept, Monotonic, Positive
 from .morphology import ImageMorphology, PointMorphology

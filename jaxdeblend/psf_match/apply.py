@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..instrument.host import AnyArray
 from ..instrument.psf_field import AbstractPSFField
 from ..ops import fft
+from ..runtime.host import AnyArray
 from .quality import convolved
 from .spatial import SpatialKernel
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..instrument.host import AnyArray
 from ..instrument.psf import ImagePSF
 from ..ops import fft
+from ..runtime.host import AnyArray
 from .linear import fit_joint, risk
 from .solvers import AbstractSolver, Solution
 

@@ -7,7 +7,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Bool, Float, Int
 
-from ..instrument.host import AnyArray
+from ..runtime.host import AnyArray
 from .quality import KernelQuality
 
 

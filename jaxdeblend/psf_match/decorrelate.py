@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..instrument.host import AnyArray
 from ..ops import fft
+from ..runtime.host import AnyArray
 
 
 def decorrelation_kernel(

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..instrument.box import Box
-from ..instrument.host import default_dtype
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, as_field
+from ..runtime.host import default_dtype
 from .apply import E, MatchedPSFField, convolved_exposure, resized
 from .candidates import KernelCandidates
 from .checks import check_psfs, check_quality, recentered

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..instrument.box import Box
-from ..instrument.host import AnyArray, default_dtype
 from ..instrument.psf_field import AbstractPSFField, as_field
 from ..ops import polynomials
+from ..runtime.host import AnyArray, default_dtype
 from .apply import E, Imaged, MatchedPSFField, convolved_exposure
 from .basis import PRESETS, gaussian_basis, principal_basis
 from .candidates import KernelCandidates

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from ..instrument.host import AnyArray
 from ..ops import fft
+from ..runtime.host import AnyArray
 
 REGIONS = ("full", "valid")
 """Pixels of the stamps that count: all, or those whose convolution needs nothing from outside."""

@@ -9,9 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ..instrument.host import AnyArray, default_dtype
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.psf import AbstractPSF, ImagePSF
+from ..runtime.host import AnyArray, default_dtype
 from .basis import DeltaBasis, GaussianBasis
 from .checks import check_psfs, check_quality, recentered
 from .quality import KernelQuality, kernel_quality

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..instrument.host import AnyArray
 from ..ops import fft
+from ..runtime.host import AnyArray
 
 
 class KernelQuality(eqx.Module):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..instrument.host import AnyArray
 from ..instrument.kernel import DEFAULT_REGULARIZATION, regularized_division
+from ..runtime.host import AnyArray
 from .normal import NormalEquations
 
 SAFE_LOBE = 0.3

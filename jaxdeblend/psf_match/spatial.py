@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..instrument.box import Box
-from ..instrument.host import AnyArray, default_dtype
 from ..instrument.kernel import DifferenceKernel
 from ..ops import fft, polynomials
+from ..runtime.host import AnyArray, default_dtype
 
 MAX_CONDITION = 1e10
 """Largest condition number of a spatial solution that is still trusted."""

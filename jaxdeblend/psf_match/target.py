@@ -20,7 +20,6 @@ from jax.core import Tracer
 from jax.scipy.special import erf
 from jaxtyping import Array, Bool, Float, Int
 
-from ..instrument.host import AnyArray, default_dtype
 from ..instrument.psf import (
     NODES,
     SIGMA_TO_FWHM,
@@ -32,6 +31,7 @@ from ..instrument.psf import (
     MoffatPSF,
     elliptical_radius2,
 )
+from ..runtime.host import AnyArray, default_dtype
 
 ITERATIONS = 50
 """Largest number of steps of a fit; real PSFs need 6 for a Moffat profile and 20 for a double Gaussian."""

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
-from ..instrument.host import TRACING, settings_of_this_thread, usable_cores
-from ..ops.compiling import LARGE, SIDE_BY_SIDE
+from ..runtime.host import settings_of_this_thread, usable_cores
+from ..runtime.programs import Program
 from .blend import BlendArrays, Children, deblend_arrays
 from .config import SingleBandConfig
 from .pack import Bucket, Item, pack
@@ -130,20 +130,19 @@ def deblend_single_band_batch(
 
 def deblend_packed(blends: BlendArrays, config: SingleBandConfig, bucket: Bucket) -> Children:
     """Children of blends that have been padded to one shape, one in each lane; see `deblend_arrays`."""
-    with TRACING:
-        if len(blends.active) > 1:
-            return jax.vmap(lambda blend: deblend_arrays(blend, config, bucket.fit_radius, in_turn=False))(blends)
-        # without a lane, what a condition excludes costs nothing
-        blend = jax.tree.map(lambda array: array[0], blends)
-        children = deblend_arrays(blend, config, bucket.fit_radius, in_turn=bucket.in_turn)
-        return jax.tree.map(lambda array: array[None], children)
+    if len(blends.active) > 1:
+        return jax.vmap(lambda blend: deblend_arrays(blend, config, bucket.fit_radius, in_turn=False))(blends)
+    # without a lane, what a condition excludes costs nothing
+    blend = jax.tree.map(lambda array: array[0], blends)
+    children = deblend_arrays(blend, config, bucket.fit_radius, in_turn=bucket.in_turn)
+    return jax.tree.map(lambda array: array[None], children)
 
 
-run = jax.jit(deblend_packed, static_argnums=(1, 2), compiler_options=dict(LARGE))
-"""The same compiled, on all cores of a CPU. Two such calls at a time may wait for each other's threads forever."""
+run = Program(deblend_packed)
+"""Compiled for all cores of a CPU. Two such calls at a time may wait for each other's threads forever."""
 
-run_beside = jax.jit(deblend_packed, static_argnums=(1, 2), compiler_options=dict(SIDE_BY_SIDE))
-"""The same compiled, on one core of a CPU, beside others."""
+run_beside = Program(deblend_packed, one_core=True)
+"""Compiled for one core of a CPU; calls run side by side."""
 
 
 def _checked(blends: list, footprints: Iterable | None, masks: Iterable | None, config: SingleBandConfig) -> list[Item]:

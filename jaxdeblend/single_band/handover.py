@@ -14,8 +14,8 @@ from ..instrument.psf import ImagePSF
 from ..model.blend import Blend
 from ..model.prior import CenterPrior
 from ..ops import fft, prox, stamps
-from ..ops.compiling import jit_large
 from ..ops.monotone import ring_sweep
+from ..runtime.programs import Program
 from .flags import SingleBandFlag
 from .result import SingleBandResult
 
@@ -160,7 +160,7 @@ def _shares(obs: Observation, band: str | None) -> Float[np.ndarray, " band"]:
     return (np.asarray(obs.bands) == band).astype(np.asarray(obs.images).dtype)
 
 
-@jit_large
+@Program
 def _initialize(
     obs: Observation,
     positions: Float[Array, "source 2"],

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 
 from ..fit.initialize import check_centers
 from ..fit.ladder import IMAGE_EDGES, rung
-from ..instrument.host import default_dtype, host_or_device
 from ..instrument.psf import AbstractPSF, ImagePSF
+from ..runtime.host import default_dtype, host_or_device
 from .blend import BlendArrays
 from .config import SingleBandConfig
 from .flags import SingleBandFlag

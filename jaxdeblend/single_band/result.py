@@ -5,7 +5,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Bool, Float, Int
 
-from ..instrument.host import AnyArray
+from ..runtime.host import AnyArray
 from .blend import Children
 from .pack import Item
 

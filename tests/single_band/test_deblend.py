@@ -198,12 +198,12 @@ def test_company_and_order_do_not_matter_to_the_last_bit(together):
 def test_lanes_of_an_accelerator_are_filled_up_and_change_nothing(together, monkeypatch):
     blends, results = together
     monkeypatch.setattr(Bucket, "lanes", 4)
-    compiled = run_beside._cache_size()
+    compiled = run_beside.n_compiled
     for result, other in zip(results, deblend_single_band_batch(blends), strict=True):
         assert other.children.shape == result.children.shape
         np.testing.assert_allclose(other.children, result.children, atol=1e-3)
         np.testing.assert_array_equal(other.flags, result.flags)
-    assert run_beside._cache_size() == compiled + 1, "four and one are one program"
+    assert run_beside.n_compiled == compiled + 1, "four and one are one program"
 
 
 def test_crowded_blends_have_all_cores_one_after_the_other(together):

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...instrument.host import AnyArray
 from ...model import component, constraint, morphology, prior, spectrum
 from ...model.blend import Stack
+from ...runtime.host import AnyArray
 from .layout import StoreHeader
 
 STORED_CLASSES: Mapping[str, type[eqx.Module] | eqx.Module] = MappingProxyType(

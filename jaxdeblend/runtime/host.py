@@ -1,10 +1,9 @@
-"""Arrays that stay on the side where they are: NumPy on the host, JAX on the device; and the threads of the host.
+"""Arrays that stay where they are, NumPy on the host or JAX on the device; cores, memory and threads of the host.
 
 Host work in NumPy compiles nothing, so that inputs of ever new shapes cost no compilation.
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -22,9 +21,6 @@ CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memo
 
 MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 """Where Linux lists the memory mappings of this process, and says how many it may have."""
-
-TRACING = threading.Lock()
-"""Held while JAX reads a program, before it compiles it: two threads that do so at a time may disturb each other."""
 
 
 def host_or_device(values: object) -> Float[AnyArray, "..."]:

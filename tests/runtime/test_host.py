@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdeblend.instrument.host import default_dtype, host_or_device, settings_of_this_thread
+from jaxdeblend.runtime.host import default_dtype, host_or_device, settings_of_this_thread
 
 
 def test_arrays_stay_where_they_are():
