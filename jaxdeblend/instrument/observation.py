@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ..ops import fft
 from ..runtime.host import AnyArray, host_or_device
 from .kernel import DifferenceKernel
+from .point_spread import PointSpread
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
 
 MARGIN = 5
@@ -49,6 +50,8 @@ class Observation(eqx.Module):
         1 / variance, 0 where unusable.
     transform
         Transform of the difference kernel, once `prepared`.
+    points
+        How points of light are drawn, once `prepared`.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class Observation(eqx.Module):
     model_psf: AbstractPSF
     kernel: DifferenceKernel | None
     transform: Complex[Array, "band ky kx"] | None
+    points: PointSpread | None
     extent: Int[AnyArray, "2"]
     bands: tuple[str, ...] = eqx.field(static=True)
 
@@ -94,6 +98,7 @@ class Observation(eqx.Module):
         self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
         self.kernel = kernel
         self.transform = None
+        self.points = None
         self.extent = np.asarray(self.shape, np.int32) if extent is None else extent
 
     @property
@@ -112,15 +117,26 @@ class Observation(eqx.Module):
         edge = self.psf.edge if self.kernel is None else self.kernel.image.shape[-1]
         return min(MARGIN, edge // 2)
 
-    def prepared(self) -> "Observation":
-        """The same observation with its difference kernel and that kernel's transform at hand."""
+    def prepared(self, psf_edge: Int[Array, ""] | None = None) -> "Observation":
+        """The same observation with its difference kernel, that kernel's transform, and its drawing of points.
+
+        Parameters
+        ----------
+        psf_edge
+            Edge of the PSF stamps before they were padded; None: as they are.
+        """
         if self.transform is not None:
             return self
         kernel = DifferenceKernel.between(self.model_psf, self.psf) if self.kernel is None else self.kernel
+        if self.kernel is None or psf_edge is not None:
+            psf = jnp.asarray(self.psf.stamp(self.psf.edge))
+        else:  # the kernel is the user's, and what points look like is up to it
+            psf = kernel.applied_to(self.model_psf)
+        points = PointSpread.of(psf, self._reach, known_edge=psf_edge)
         return eqx.tree_at(
-            lambda obs: (obs.kernel, obs.transform),
+            lambda obs: (obs.kernel, obs.transform, obs.points),
             self,
-            (kernel, kernel.transform(self._reach)),
+            (kernel, kernel.transform(self._reach), points),
             is_leaf=lambda node: node is None,
         )
 
@@ -132,6 +148,17 @@ class Observation(eqx.Module):
         convolved = fft.convolve(cube, *self._filter(cube.ndim))
         inside = (slice((have - n) // 2, (have + n) // 2) for have, n in zip(cube.shape[-2:], self.shape, strict=True))
         return convolved[(..., *inside)]
+
+    def draw_points(
+        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"]
+    ) -> Float[Array, "band y x"]:
+        """Points of light at sub-pixel positions, as seen through the PSF of each band; 0 on padding."""
+        obs = self.prepared()
+        assert obs.points is not None  # that is what `prepared` means
+        height, width = jnp.asarray(obs.extent)
+        y, x = (jnp.arange(n, dtype=height.dtype) for n in obs.shape)
+        real = (y < height)[:, None] & (x < width)[None, :]
+        return jnp.where(real, obs.points.draw(centers, flux, obs.shape), 0.0)
 
     def correlate(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
         """The adjoint of `convolve` of models that cover the images alone."""
