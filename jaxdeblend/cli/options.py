@@ -9,7 +9,7 @@ import numpy as np
 
 from ..instrument.psf import AbstractPSF, GaussianPSF, MoffatPSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField
-from ..io import Exposure, read_exposure, read_psf_field
+from ..io import NOISE_KINDS, Exposure, read_exposure, read_psf_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,11 @@ class Inputs:
     bad_mask: tuple[str | int, ...] | None = None
     variance: str | None = None
     weight: str | None = None
+    rms: str | None = None
+    exposure_time: str | None = None
+    noise_kind: str | None = None
     mask: str | None = None
+    mask_kind: str | None = None
 
     def read(self) -> Exposure:
         """Read the exposure."""
@@ -36,7 +40,11 @@ class Inputs:
             bad_mask=self.bad_mask,
             variance=self.variance,
             weight=self.weight,
+            rms=self.rms,
+            exposure_time=self.exposure_time,
+            noise_kind=self.noise_kind,
             mask=self.mask,
+            mask_kind=self.mask_kind,
         )
 
     def read_psf(self) -> AbstractPSF | AbstractPSFField:
@@ -156,6 +164,16 @@ def _exposure_options(*, required: bool) -> list[Callable]:
         ),
         click.option("--variance", help="Variance from these files: 'var_{band}.fits'."),
         click.option("--weight", help="Weights (1 / variance) from these files: 'invvar_{band}.fits'."),
+        click.option("--rms", help="Standard deviations from these files: 'rms_{band}.fits'."),
+        click.option(
+            "--exposure-time",
+            help="Exposure times from these files: 'exp_{band}.fits'. The noise is measured, and goes with their root.",
+        ),
+        click.option(
+            "--noise-kind",
+            type=click.Choice(NOISE_KINDS),
+            help="What the noise planes in the images' files are, whatever their names.",
+        ),
         click.option("--mask", help="Masks from these files: 'mask_{band}.fits', or one for all bands."),
     ]
 

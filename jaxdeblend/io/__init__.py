@@ -21,6 +21,7 @@ from .models import read_models as read_models
 from .models import write_cubes as write_cubes
 from .models import write_models as write_models
 from .nddata import exposure_from_nddata as exposure_from_nddata
+from .noise import NOISE_KINDS as NOISE_KINDS
 from .pixels import read_segmentation as read_segmentation
 from .planes import FilePlanes as FilePlanes
 from .planes import Plane as Plane

@@ -23,7 +23,7 @@ from .psf_files import read_psf_field, write_psf_field
 DESCRIPTION = "exposure.toml"
 """Name of the file that describes an exposure."""
 
-_PATHS = ("images", "psf", "variance", "weight", "mask")
+_PATHS = ("images", "psf", "variance", "weight", "rms", "exposure_time", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,14 @@ class ExposureDescription:
         Files of PSFs: PSFEx models, stamps, or a cube of stamps.
     psf_fwhm
         Instead: FWHM of Moffat profiles of β = 3 in pixels, one or one per band.
-    variance, weight, mask
-        Files of variances, weights and masks, where they are not in those of the images.
+    variance, weight, rms, exposure_time, mask
+        Files of variances, weights (1 / variance), standard deviations, exposure times and masks, where they are not in
+        those of the images.
+    noise_kind
+        What the noise planes in the files of the images are, whatever their names: ``variance``, ``weight``, ``rms`` or
+        ``exposure_time``.
+    mask_kind
+        Survey whose bits the masks have, see `read_exposure`.
     bad_mask
         Mask planes, or numbers of bits, whose pixels are not used.
     unit
@@ -63,7 +69,11 @@ class ExposureDescription:
     psf_fwhm: tuple[float, ...] = ()
     variance: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
+    rms: tuple[str, ...] = ()
+    exposure_time: tuple[str, ...] = ()
+    noise_kind: str | None = None
     mask: tuple[str, ...] = ()
+    mask_kind: str | None = None
     bad_mask: tuple[str | int, ...] | None = None
     unit: str | None = None
     zero_point: tuple[float, ...] | None = None
@@ -78,7 +88,11 @@ class ExposureDescription:
             bad_mask=self.bad_mask,
             variance=self.variance or None,
             weight=self.weight or None,
+            rms=self.rms or None,
+            exposure_time=self.exposure_time or None,
+            noise_kind=self.noise_kind,
             mask=self.mask or None,
+            mask_kind=self.mask_kind,
             unit=self.unit,
             zero_point=point[0] if point is not None and len(point) == 1 else point,
         )
@@ -279,8 +293,9 @@ def _description(given: dict[str, Any], folder: Path) -> ExposureDescription:
             values[key] = tuple(float(number) for number in _of_bands(key, given[key], bands, int | float))
     if "bad_mask" in given:
         values["bad_mask"] = _list("bad_mask", given["bad_mask"], str | int)
-    if "unit" in given:
-        (values["unit"],) = _list("unit", [given["unit"]], str)
+    for key in ("unit", "noise_kind", "mask_kind"):
+        if key in given:
+            (values[key],) = _list(key, [given[key]], str)
     return ExposureDescription(**values)
 
 

@@ -15,7 +15,7 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
-from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, unit_of
+from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, quantity_unit
 from .masks import any_of, as_bits, bad_pattern, free_bit, with_bit
 
 _SMALLEST_VARIANCE = float(np.finfo(np.float32).tiny)
@@ -346,7 +346,7 @@ def as_float32(values: object, name: str = "values") -> np.ndarray:
 
 def _in_one_unit(images: object, variance: object, unit: str | None) -> tuple[object, object, str | None]:
     """Images and variance as plain numbers, and the unit of the images as it is written."""
-    if unit_of(images) is None and unit_of(variance) is None:  # the unit need not be one that astropy knows
+    if quantity_unit(images) is None and quantity_unit(variance) is None:  # the unit need not be one that astropy knows
         return images, variance, unit
     try:
         wanted = None if unit is None else units.Unit(unit)

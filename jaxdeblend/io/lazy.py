@@ -142,7 +142,7 @@ class LazyExposure:
         images, variance = (np.empty((len(self.bands), *box.shape), np.float32) for _ in range(2))
         for number, source in enumerate(self.sources):
             images[number] = as_float32(source.image.read(box))
-            variance[number] = source.to_variance(as_float32(_cut(source.noise, box)))
+            variance[number] = source.to_variance(as_float32(cut(source.noise, box)))
         bits, bad = self._mask(box)
         return Exposure(
             images,
@@ -178,7 +178,8 @@ class LazyExposure:
         return np.stack(bits), bad
 
 
-def _cut(noise: Noise, box: Box) -> np.ndarray:
+def cut(noise: Noise, box: Box) -> np.ndarray:
+    """Values of a window; one value of a number."""
     if isinstance(noise, FilePixels):
         return noise.read(box)
     return noise[box.slices] if isinstance(noise, np.ndarray) else np.full((1, 1), noise)

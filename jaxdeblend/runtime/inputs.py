@@ -66,17 +66,17 @@ def plain_mask(mask: object) -> Any:
     return np.asarray(mask)
 
 
-def unit_of(values: object) -> Any:
+def quantity_unit(values: object) -> Any:
     """Unit of a quantity, or of a sequence of quantities; None of plain numbers.
 
     Examples
     --------
     >>> from astropy import units
-    >>> str(unit_of([1.0, 2.0] * units.nJy)), unit_of([1.0, 2.0])
+    >>> str(quantity_unit([1.0, 2.0] * units.nJy)), quantity_unit([1.0, 2.0])
     ('nJy', None)
     """
     if isinstance(values, list | tuple):
-        units = [unit_of(value) for value in values]
+        units = [quantity_unit(value) for value in values]
         return next((unit for unit in units if unit is not None), None)
     return values.unit if _is_quantity(values) else None  # type: ignore[attr-defined]
 
@@ -109,7 +109,7 @@ def numbers_in(values: object, unit: Any, name: str) -> Any:
     >>> round(numbers_in(2 * units.uJy, units.nJy, "images"))
     2000
     """
-    if isinstance(values, list | tuple) and unit_of(values) is not None:
+    if isinstance(values, list | tuple) and quantity_unit(values) is not None:
         return [numbers_in(value, unit, name) for value in values]
     if not _is_quantity(values):
         return values
@@ -154,8 +154,8 @@ def images_and_variance(
     >>> round(variance[0])
     1000000
     """
-    own = unit_of(images) if unit is None else unit
-    spread = unit_of(variance)
+    own = quantity_unit(images) if unit is None else unit
+    spread = quantity_unit(variance)
     numbers = numbers_in(images, own, name)
     if spread is None:
         return numbers, variance, own
@@ -187,7 +187,7 @@ def _needs_care(values: object) -> bool:
 
 def _unmasked(values: Any, name: str) -> np.ndarray:
     if isinstance(values, list | tuple):
-        unit = unit_of(values)
+        unit = quantity_unit(values)
         return np.stack([_unmasked(numbers_in(value, unit, name), name) for value in values])
     if not _is_masked(values):
         return np.asarray(values)
