@@ -14,6 +14,7 @@ from .files import atomic_path as atomic_path
 from .files import paths_of_bands as paths_of_bands
 from .files import staged_folder as staged_folder
 from .lazy import LazyExposure as LazyExposure
+from .mask_bits import MASK_KINDS as MASK_KINDS
 from .masks import DEFAULT_BAD_PLANES as DEFAULT_BAD_PLANES
 from .models import ModelFile as ModelFile
 from .models import SourceModel as SourceModel

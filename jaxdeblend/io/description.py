@@ -14,7 +14,7 @@ from astropy.io import fits
 from ..instrument.psf import AbstractPSF, MoffatPSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, PolynomialPSFField
 from .exposure import Exposure
-from .exposure_files import open_exposure
+from .exposure_files import STAND_IN_PSF, open_exposure
 from .exposure_writing import LAYOUTS, band_files
 from .files import PathLike, staged_folder
 from .lazy import LazyExposure
@@ -81,10 +81,10 @@ class ExposureDescription:
     def open(self) -> LazyExposure:
         """Open the exposure without reading its pixels, see `open_exposure`."""
         point = self.zero_point
-        return open_exposure(
+        exposure = open_exposure(
             self.images,
             bands=self.bands,
-            psf=self.read_psf(),
+            psf=STAND_IN_PSF,
             bad_mask=self.bad_mask,
             variance=self.variance or None,
             weight=self.weight or None,
@@ -96,16 +96,17 @@ class ExposureDescription:
             unit=self.unit,
             zero_point=point[0] if point is not None and len(point) == 1 else point,
         )
+        return exposure.with_psf(self.read_psf(exposure.pixel_scale))
 
     def read(self) -> Exposure:
         """Read the exposure."""
         return self.open().read()
 
-    def read_psf(self) -> AbstractPSF | AbstractPSFField:
-        """Read the PSF, or make it from its widths."""
+    def read_psf(self, pixel_scale: float | None = None) -> AbstractPSF | AbstractPSFField:
+        """Read the PSF, or make it from its widths. Oversampled stamps are known by the pixel scale of the images."""
         if self.psf_fwhm:
             return MoffatPSF(self.psf_fwhm)
-        field = read_psf_field(self.psf, self.bands)
+        field = read_psf_field(self.psf, self.bands, pixel_scale=pixel_scale)
         return field.psf if isinstance(field, ConstantPSFField) else field
 
 

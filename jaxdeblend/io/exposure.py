@@ -16,7 +16,9 @@ from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
 from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, quantity_unit
+from .arrays import as_float32
 from .masks import any_of, as_bits, bad_pattern, free_bit, with_bit
+from .nddata_parts import facts_of, is_nddata
 
 _SMALLEST_VARIANCE = float(np.finfo(np.float32).tiny)
 
@@ -27,7 +29,8 @@ class Exposure(eqx.Module):
     Parameters
     ----------
     images
-        Images (band, y, x), sky subtracted, on one pixel grid. Masked pixels of masked arrays are unusable.
+        Images (band, y, x), sky subtracted, on one pixel grid. Masked pixels of masked arrays are unusable. Or
+        astropy's `NDData` or `CCDData`, one per band or a cube: what they say stands for arguments that are not given.
     variance
         Variance (band, y, x) in the squared unit, or one number per band. A quantity is converted to the squared unit
         of the images.
@@ -87,8 +90,8 @@ class Exposure(eqx.Module):
     def __init__(
         self,
         images: object,
-        variance: object,
-        psf: object,
+        variance: object | None = None,
+        psf: object | None = None,
         *,
         bands: Sequence[str],
         mask: object | None = None,
@@ -100,6 +103,18 @@ class Exposure(eqx.Module):
         filters: Sequence[str] | None = None,
     ):
         self.bands = tuple(str(band) for band in bands)
+        if is_nddata(images):
+            facts = facts_of(images, self.bands)
+            images = facts["images"]
+            variance = facts["variance"] if variance is None else variance
+            psf = facts["psf"] if psf is None else psf
+            mask = facts["mask"] if mask is None else facts["mask"] | _mask(mask, facts["mask"].shape)
+            wcs = facts["wcs"] if wcs is None else wcs
+            unit = facts["unit"] if unit is None else unit
+            zero_point = facts["zero_point"] if zero_point is None else zero_point
+            filters = facts["filters"] if filters is None else filters
+        if variance is None:
+            raise ValueError("variance: got None; give the variance of the pixels, or one number per band.")
         images, variance, self.unit = _in_one_unit(images, variance, unit)
         self.images = as_float32(images, "images")
         if self.images.ndim != 3 or len(self.images) != len(self.bands) or self.images.size == 0:
@@ -335,13 +350,6 @@ def checked_psf(psf: object, n_bands: int) -> AbstractPSF | AbstractPSFField:
     if found.n_bands not in (1, n_bands):
         raise ValueError(f"psf: got {found.n_bands} bands for images of {n_bands}; give one PSF, or one per band.")
     return found
-
-
-def as_float32(values: object, name: str = "values") -> np.ndarray:
-    """Host array of float32; values beyond its range become infinite and masked ones NaN, thus unusable."""
-    host = np.asarray(jax.device_get(plain_numbers(values, name)))
-    with np.errstate(over="ignore"):
-        return host.astype(np.float32, copy=False)
 
 
 def _in_one_unit(images: object, variance: object, unit: str | None) -> tuple[object, object, str | None]:

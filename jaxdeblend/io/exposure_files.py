@@ -9,10 +9,13 @@ import numpy as np
 from astropy import units
 
 from ..runtime.inputs import numbers_in, plain_numbers, quantity_unit
-from .exposure import Exposure, as_float32, checked_psf
+from .arrays import as_float32
+from .exposure import Exposure, checked_psf
 from .files import PathLike, paths_of_bands
+from .filters import check_chips, check_filters
 from .grids import common_unit, common_wcs
 from .lazy import BandSource, LazyExposure, MaskSource, Noise
+from .mask_bits import mask_bits, mask_kind_of, warn_of_unnamed_bits
 from .masks import any_of, as_bits, bad_pattern, mask_planes
 from .noise import (
     NOISE_KINDS,
@@ -23,12 +26,16 @@ from .noise import (
     checked_estimate,
     same,
 )
-from .noise_check import NoiseSource, look_at_noise
-from .photometry import filter_of, unit_of, zero_point_of
+from .noise_check import windows_to_look_at
+from .noise_sources import NoiseSource, look_at_noise
+from .photometry import filter_of, stated_filter, unit_of, zero_point_of
 from .pixels import FilePixels
 from .planes import FilePlanes, Plane, read_planes
 
 logger = logging.getLogger(__name__)
+
+STAND_IN_PSF = np.ones((1, 1, 1))
+"""Stands for a PSF that is read once the pixel scale of the images is known."""
 
 Found = list[tuple[FilePlanes, Plane]]
 """One plane for each band, with its file."""
@@ -71,8 +78,8 @@ def read_exposure(
         A PSF, stamps (band, y, x), or a PSF that varies, see `read_psf_field`.
     bad_mask
         Names of mask planes, or numbers of bits, whose pixels are not used. By default `DEFAULT_BAD_PLANES`
-        where the mask names its planes (``MP_*`` cards, or Legacy Surveys' maskbits), else every pixel that is not
-        zero.
+        where the mask names its planes (``MP_*`` cards, or Legacy Surveys' maskbits), what `mask_kind` says for masks
+        of other surveys, else every pixel that is not zero.
     variance, weight, rms, exposure_time
         Variance, 1 / variance, standard deviation or exposure time, instead of what is in `paths`; one of them. An
         array (band, y, x), one number per band, or files. With exposure times t, the noise of the background is
@@ -82,6 +89,10 @@ def read_exposure(
         ``exposure_time``.
     mask
         Files of masks, instead of what is in `paths`.
+    mask_kind
+        Survey whose bits the masks have, where they do not name their planes: ``jwst``, ``roman``, ``hst``, ``hst-ir``,
+        ``euclid``, ``euclid-vis``, ``des``, ``legacy``, ``legacy-dq``, or ``any`` if every bit counts. By default what
+        the headers say.
     unit
         Unit of the images; by default their BUNIT.
     zero_point
@@ -186,8 +197,9 @@ def open_exposure(
     files = _read_files(paths, bands)
     images = _required(files, "image", bands)
     shape = _common_shape(images, images)
+    _check_bands(images, bands)
     image_unit = _common_unit(images) if unit is None else unit
-    masks = _mask_sources(files if mask is None else _mask_files(mask, bands), bands, bad_mask, images)
+    masks = _mask_sources(files if mask is None else _mask_files(mask, bands), bands, bad_mask, images, mask_kind)
     given = {"variance": variance, "weight": weight, "rms": rms, "exposure_time": exposure_time}
     noises = _noise_sources(files, images, masks, bands, _one_noise(given, noise_kind, image_unit), noise_kind)
     sources = [
@@ -240,6 +252,18 @@ def _required(files: list[FilePlanes], role: str, bands: tuple[str, ...]) -> Fou
             f"SCI or after the band ({', '.join(bands)})."
         )
     return found
+
+
+def _check_bands(images: Found, bands: tuple[str, ...]) -> None:
+    """Refuse images that are not those of the bands, by their filters; planes of one cube share a header."""
+    if len(bands) < 2 or any(plane.pixels.plane is not None for _, plane in images):
+        return
+    together = len({file.path for file, _ in images}) < len(images)
+    stated = [stated_filter(plane.header, *(() if together else (file.primary,))) for file, plane in images]
+    check_filters(bands, stated, [_label(*found) for found in images])
+    names = {str(plane.header.get("EXTNAME", "")).strip() for _, plane in images}
+    if together and len(names) == 1 and None in stated:
+        check_chips(images[0][0].path, bands, [plane.header.get("EXTVER") for _, plane in images])
 
 
 def _one_noise(given: dict[str, object | None], noise_kind: str | None, unit: str | None) -> tuple[str, object] | None:
@@ -371,7 +395,11 @@ def _mask_files(paths: PathLike | Sequence[PathLike], bands: tuple[str, ...]) ->
 
 
 def _mask_sources(
-    files: list[FilePlanes], bands: tuple[str, ...], bad_mask: Sequence[str | int] | None, images: Found
+    files: list[FilePlanes],
+    bands: tuple[str, ...],
+    bad_mask: Sequence[str | int] | None,
+    images: Found,
+    mask_kind: str | None,
 ) -> list[MaskSource] | list[None]:
     """Masks of the bands, with the bits that make pixels unusable; None if there are none."""
     found = _find(files, "mask", bands)
@@ -381,11 +409,38 @@ def _mask_sources(
             raise ValueError(f"bad_mask: got {', '.join(map(str, bad_mask))}, but {names} has no MASK or DQ plane.")
         return [None] * len(bands)
     _common_shape(found, images)
-    named = [mask_planes(plane.header, band) for (_, plane), band in zip(found, bands, strict=True)]
     return [
-        MaskSource(plane.pixels, planes, bad_pattern(file.path, planes, bad_mask))
-        for (file, plane), planes in zip(found, named, strict=True)
+        _mask_source(mask, image, band, bad_mask, mask_kind)
+        for mask, image, band in zip(found, images, bands, strict=True)
     ]
+
+
+def _mask_source(
+    mask: tuple[FilePlanes, Plane],
+    image: tuple[FilePlanes, Plane],
+    band: str,
+    bad_mask: Sequence[str | int] | None,
+    mask_kind: str | None,
+) -> MaskSource:
+    """Mask of a band; its bits have the names that the header or the survey gives them."""
+    file, plane = mask
+    planes = mask_planes(plane.header, band) if mask_kind is None else {}
+    headers = (plane.header, file.primary, image[1].header, image[0].primary)
+    kind = mask_kind_of(*headers) if mask_kind is None else mask_kind
+    if not planes and kind is not None:
+        known = mask_bits(kind, band)
+        wanted = known.bad if bad_mask is None and known.planes else bad_mask
+        return MaskSource(plane.pixels, known.planes, bad_pattern(file.path, known.planes, wanted))
+    pattern = bad_pattern(file.path, planes, bad_mask)
+    if pattern is None:
+        warn_of_unnamed_bits(str(file.path), band, _masked_share(plane.pixels))
+    return MaskSource(plane.pixels, planes, pattern)
+
+
+def _masked_share(pixels: FilePixels) -> float:
+    """Share of the pixels, in the windows that are looked at, that have any bit."""
+    windows = windows_to_look_at((pixels.shape[0], pixels.shape[1]), mapped=pixels.dtype is not None)
+    return float(np.mean([np.mean(as_bits(pixels.read(box)) != 0) for box in windows]))
 
 
 def _common_planes(masks: list[MaskSource] | list[None]) -> dict[str, int]:

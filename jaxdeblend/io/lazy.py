@@ -11,7 +11,17 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF
 from ..instrument.psf_field import AbstractPSFField
-from .exposure import Exposure, as_float32, check_window, moved_psf, moved_wcs, pixel_scale, psf_at, widest_fwhm
+from .exposure import (
+    Exposure,
+    as_float32,
+    check_window,
+    checked_psf,
+    moved_psf,
+    moved_wcs,
+    pixel_scale,
+    psf_at,
+    widest_fwhm,
+)
 from .masks import any_of, as_bits, renumbered
 from .pixels import FilePixels
 
@@ -115,6 +125,10 @@ class LazyExposure:
     def widest_fwhm(self) -> float:
         """Largest FWHM of any band in pixels, see `Exposure.widest_fwhm`."""
         return widest_fwhm(self.psf, self.shape)
+
+    def with_psf(self, psf: object) -> "LazyExposure":
+        """The same exposure with another PSF, whatever stands for one."""
+        return dataclasses.replace(self, psf=checked_psf(psf, len(self.bands)))
 
     def read(self) -> Exposure:
         """Read all pixels."""

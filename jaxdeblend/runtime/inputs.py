@@ -41,6 +41,10 @@ def plain_numbers(values: object, name: str = "values") -> Any:
         plain = _unmasked(values, name)
     else:
         plain = np.asarray(values)
+    if hasattr(values, "uncertainty"):
+        raise ValueError(
+            f"{name}: got {type(values).__name__}; make an exposure of it with exposure_from_nddata, or give its data."
+        )
     if np.issubdtype(plain.dtype, np.complexfloating):
         raise ValueError(f"{name}: got complex numbers ({plain.dtype}); give real ones, for example their real part.")
     return plain
