@@ -13,8 +13,9 @@ logger = logging.getLogger(__name__)
 ACCEPTED_RATIOS = (0.5, 2.0)
 """Smallest and largest ratio of the noise of a plane to the scatter of the pixels that raise no doubt."""
 
-BLOCK = 16
-"""Edge in pixels of the blocks in which the scatter is measured: far larger than the correlation of drizzled noise."""
+BLOCKS = (16, 32)
+"""Edges in pixels of the blocks in which the scatter is measured, the larger ones in large images: blocks must be
+larger than the correlation of resampled noise, and so small that many have no source."""
 
 MIN_BLOCKS = 4
 """Number of blocks with data that the scatter of an image is measured in, at the least."""
@@ -66,10 +67,12 @@ def noise_ratio(
     >>> round(noise_ratio([noise], [np.full(noise.shape, 6.0)], [np.ones(noise.shape, bool)]))
     3
     """
-    blocks = np.concatenate([_blocks(*window) for window in zip(images, sigmas, usable, strict=True)])
+    edge = BLOCKS[1] if min(min(image.shape) for image in images) >= BLOCKS[1] * MIN_BLOCKS else BLOCKS[0]
+    windows = zip(images, sigmas, usable, strict=True)
+    blocks = np.concatenate([_blocks(*window, edge) for window in windows])
     blocks = np.sort(blocks, axis=1)  # NaN come last
     counts = np.isfinite(blocks).sum(axis=1)
-    blocks, counts = (values[counts >= BLOCK**2 // 2] for values in (blocks, counts))
+    blocks, counts = (values[counts >= edge**2 // 2] for values in (blocks, counts))
     row = np.arange(len(blocks))
     # the 16th percentile lies one standard deviation below the median
     median, low = (blocks[row, (share * (counts - 1)).round().astype(int)] for share in (0.5, 0.1587))
@@ -159,13 +162,13 @@ def warn_of_strange_noise(label: str, band: str, kind: str, ratio: float, plane:
     )
 
 
-def _blocks(image: np.ndarray, sigma: np.ndarray, good: np.ndarray) -> np.ndarray:
+def _blocks(image: np.ndarray, sigma: np.ndarray, good: np.ndarray, edge: int) -> np.ndarray:
     """Pixels of each block in units of their noise, NaN where there are none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = np.where(good & (sigma > 0), image / sigma, np.nan)
-    rows, columns = (n // BLOCK for n in scaled.shape)
-    cropped = scaled[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    return cropped.swapaxes(1, 2).reshape(-1, BLOCK**2)
+    rows, columns = (n // edge for n in scaled.shape)
+    cropped = scaled[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge)
+    return cropped.swapaxes(1, 2).reshape(-1, edge**2)
 
 
 def _likely(kind: str, plane: float, scatter: float) -> str:
