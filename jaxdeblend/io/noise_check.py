@@ -20,6 +20,12 @@ larger than the correlation of resampled noise, and so small that many have no s
 MIN_BLOCKS = 4
 """Number of blocks with data that the scatter of an image is measured in, at the least."""
 
+SPACING = 2
+"""Distance in pixels of the pixels whose differences are taken."""
+
+MEDIAN_OF_SIZES = 0.6745
+"""Median of the absolute value of a standard normal variable."""
+
 QUIET_SHARE = 0.25
 """Share of the blocks that are taken to have little light of sources: that of the quietest is the noise."""
 
@@ -45,7 +51,9 @@ def noise_ratio(
 
     The scatter is that of the pixels about the median of their block, not of the differences of neighbours, which the
     correlated noise of resampled images makes smaller. It is measured below the median, since sources add light, and in
-    the quietest quarter of the blocks.
+    the quietest quarter of the blocks. In crowded fields no block is empty. Where the plane seems to say too little,
+    the scatter of second differences counts, of pixels so far apart that resampled noise is hardly correlated, and so
+    near that most light of sources cancels.
 
     Parameters
     ----------
@@ -67,19 +75,52 @@ def noise_ratio(
     >>> round(noise_ratio([noise], [np.full(noise.shape, 6.0)], [np.ones(noise.shape, bool)]))
     3
     """
-    edge = BLOCKS[1] if min(min(image.shape) for image in images) >= BLOCKS[1] * MIN_BLOCKS else BLOCKS[0]
-    windows = zip(images, sigmas, usable, strict=True)
-    blocks = np.concatenate([_blocks(*window, edge) for window in windows])
-    blocks = np.sort(blocks, axis=1)  # NaN come last
+    scaled = [_scaled(*window) for window in zip(images, sigmas, usable, strict=True)]
+    large = min(min(image.shape) for image in images) >= BLOCKS[1] * MIN_BLOCKS
+    edge = BLOCKS[1] if large else BLOCKS[0]
+    scatter = _quiet_scatter(scaled, edge)
+    if scatter is None:
+        return None
+    if 1 / scatter >= ACCEPTED_RATIOS[0]:
+        return 1 / scatter
+    differences = _quiet_scatter([np.abs(_second_differences(values)) for values in scaled], edge, of_size=True)
+    return 1 / scatter if differences is None else 1 / max(min(scatter, differences), 1.0)
+
+
+def _quiet_scatter(windows: Sequence[np.ndarray], edge: int, *, of_size: bool = False) -> float | None:
+    """Scatter of the quietest blocks: from the 16th percentile to the median is one standard deviation.
+
+    Of sizes of numbers about 0, it is the median over that of a normal distribution.
+    """
+    blocks = np.sort(np.concatenate([_blocks(values, edge) for values in windows]), axis=1)  # NaN come last
     counts = np.isfinite(blocks).sum(axis=1)
     blocks, counts = (values[counts >= edge**2 // 2] for values in (blocks, counts))
     row = np.arange(len(blocks))
-    # the 16th percentile lies one standard deviation below the median
     median, low = (blocks[row, (share * (counts - 1)).round().astype(int)] for share in (0.5, 0.1587))
-    scatter = (median - low)[median > low]
-    if len(scatter) < MIN_BLOCKS:
-        return None
-    return 1 / float(np.quantile(scatter, QUIET_SHARE))
+    width = median / MEDIAN_OF_SIZES if of_size else median - low
+    scatter = width[width > 0]
+    return float(np.quantile(scatter, QUIET_SHARE)) if len(scatter) >= MIN_BLOCKS else None
+
+
+def _scaled(image: np.ndarray, sigma: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Pixels in units of their noise, NaN where there are none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(good & (sigma > 0), image / sigma, np.nan)
+
+
+def _second_differences(values: np.ndarray) -> np.ndarray:
+    """Second differences along both axes, with the noise of the pixels if that is white."""
+    for _ in range(2):
+        before, middle, after = values[: -2 * SPACING], values[SPACING:-SPACING], values[2 * SPACING :]
+        values = ((before - 2 * middle + after) / np.sqrt(6)).T
+    return values
+
+
+def _blocks(values: np.ndarray, edge: int) -> np.ndarray:
+    """Pixels of each block that fits in a window."""
+    rows, columns = (n // edge for n in values.shape)
+    cropped = values[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge)
+    return cropped.swapaxes(1, 2).reshape(-1, edge**2)
 
 
 def check_noise(
@@ -160,15 +201,6 @@ def warn_of_strange_noise(label: str, band: str, kind: str, ratio: float, plane:
         scatter,
         _likely(kind, plane, scatter),
     )
-
-
-def _blocks(image: np.ndarray, sigma: np.ndarray, good: np.ndarray, edge: int) -> np.ndarray:
-    """Pixels of each block in units of their noise, NaN where there are none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = np.where(good & (sigma > 0), image / sigma, np.nan)
-    rows, columns = (n // edge for n in scaled.shape)
-    cropped = scaled[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge)
-    return cropped.swapaxes(1, 2).reshape(-1, edge**2)
 
 
 def _likely(kind: str, plane: float, scatter: float) -> str:

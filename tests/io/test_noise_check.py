@@ -7,7 +7,7 @@ import pytest
 from astropy import units
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData, StdDevUncertainty, VarianceUncertainty
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 import jaxdeblend as jd
 from jaxdeblend.io.noise_check import noise_ratio, windows_to_look_at
@@ -71,6 +71,27 @@ def test_correlated_noise_is_seen_as_what_it_is():
     everywhere = np.ones(smooth.shape, bool)
     assert 0.8 < noise_ratio([smooth], [sigma], [everywhere]) < 1.25
     assert np.std(np.diff(smooth)) / np.sqrt(2) < 0.5 * smooth.std()
+
+
+@pytest.mark.parametrize("assumed", [0.3, 3.0])
+def test_drizzled_noise_does_not_hide_a_wrong_plane(assumed):
+    """Noise summed over 2 x 2 pixels, as by a drop of twice the pixel."""
+    drizzled = uniform_filter(noise(2, (256, 256)), 2)
+    sigma = np.full(drizzled.shape, assumed * drizzled.std())
+    ratio = noise_ratio([drizzled], [sigma], [np.ones(drizzled.shape, bool)])
+    assert 0.8 < ratio / assumed < 1.25
+
+
+def test_a_field_without_empty_sky_raises_no_doubt():
+    """Stars of FWHM 3.5 px, one for each 60 pixels."""
+    rng = np.random.default_rng(6)
+    stars = np.zeros((256, 256))
+    np.add.at(stars, tuple(rng.integers(0, 256, (2, 1100))), 10 ** rng.uniform(1.5, 4, 1100))
+    light = gaussian_filter(stars, 1.5)
+    sigma = np.sqrt(SIGMA**2 + light)
+    image = rng.normal(light, sigma)
+    assert np.median(light) > 0.5 * SIGMA
+    assert 0.5 < noise_ratio([image], [sigma], [np.ones(image.shape, bool)]) < 2
 
 
 def test_sources_do_not_count():
