@@ -9,7 +9,8 @@ import numpy as np
 
 from ..instrument.psf import AbstractPSF, GaussianPSF, MoffatPSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField
-from ..io import Exposure, read_exposure, read_psf_field
+from ..io import MASK_KINDS, NOISE_KINDS, Exposure, open_exposure, read_psf_field
+from ..io.exposure_files import STAND_IN_PSF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,29 +25,44 @@ class Inputs:
     bad_mask: tuple[str | int, ...] | None = None
     variance: str | None = None
     weight: str | None = None
+    rms: str | None = None
+    exposure_time: str | None = None
+    noise_kind: str | None = None
     mask: str | None = None
+    mask_kind: str | None = None
 
     def read(self) -> Exposure:
         """Read the exposure."""
-        psf = self.read_psf()
-        return read_exposure(
+        self._check_psf()
+        exposure = open_exposure(
             self.images,
             bands=self.bands,
-            psf=psf,
+            psf=STAND_IN_PSF,
             bad_mask=self.bad_mask,
             variance=self.variance,
             weight=self.weight,
+            rms=self.rms,
+            exposure_time=self.exposure_time,
+            noise_kind=self.noise_kind,
             mask=self.mask,
+            mask_kind=self.mask_kind,
         )
+        return exposure.with_psf(self.read_psf(exposure.pixel_scale)).read()
 
-    def read_psf(self) -> AbstractPSF | AbstractPSFField:
-        """Read the PSF, or make it from its widths."""
-        if bool(self.psf) == bool(self.psf_fwhm):
-            raise click.UsageError("give the PSF, either as files by --psf or as widths by --psf-fwhm.")
+    def read_psf(self, pixel_scale: float | None = None) -> AbstractPSF | AbstractPSFField:
+        """Read the PSF, or make it from its widths. Oversampled stamps are known by the pixel scale of the images."""
+        self._check_psf()
         if self.psf:
-            field = read_psf_field(self.psf, self.bands)
+            field = read_psf_field(self.psf, self.bands, pixel_scale=pixel_scale)
             return field.psf if isinstance(field, ConstantPSFField) else field
         return psf_of_widths("--psf-fwhm", self.psf_fwhm, self.psf_model, self.bands)
+
+    def _check_psf(self) -> None:
+        """The PSF must be given in one way, which is known before any file is read."""
+        if bool(self.psf) == bool(self.psf_fwhm):
+            raise click.UsageError("give the PSF, either as files by --psf or as widths by --psf-fwhm.")
+        if self.psf_fwhm:
+            psf_of_widths("--psf-fwhm", self.psf_fwhm, self.psf_model, self.bands)
 
 
 def psf_of_widths(option: str, widths: Sequence[float], model: str, bands: Sequence[str]) -> AbstractPSF:
@@ -156,6 +172,21 @@ def _exposure_options(*, required: bool) -> list[Callable]:
         ),
         click.option("--variance", help="Variance from these files: 'var_{band}.fits'."),
         click.option("--weight", help="Weights (1 / variance) from these files: 'invvar_{band}.fits'."),
+        click.option("--rms", help="Standard deviations from these files: 'rms_{band}.fits'."),
+        click.option(
+            "--exposure-time",
+            help="Exposure times from these files: 'exp_{band}.fits'. The noise is measured, and goes with their root.",
+        ),
+        click.option(
+            "--noise-kind",
+            type=click.Choice(NOISE_KINDS),
+            help="What the noise planes in the images' files are, whatever their names.",
+        ),
+        click.option(
+            "--mask-kind",
+            type=click.Choice(MASK_KINDS),
+            help="Survey whose bits the masks have.  [default: what the headers say]",
+        ),
         click.option("--mask", help="Masks from these files: 'mask_{band}.fits', or one for all bands."),
     ]
 

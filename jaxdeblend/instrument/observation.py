@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ..ops import fft
 from ..runtime.host import AnyArray, host_or_device
+from ..runtime.inputs import images_and_variance, plain_mask
 from .kernel import DifferenceKernel
 from .point_spread import PointSpread
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
@@ -28,9 +29,11 @@ class Observation(eqx.Module):
     Parameters
     ----------
     images
-        Images (band, y, x) on one pixel grid, sky subtracted, in any flux unit.
+        Images (band, y, x) on one pixel grid, sky subtracted, in any flux unit. Masked pixels of masked arrays are
+        unusable.
     variance
-        Variance of each pixel, in the squared unit; (band, y, x) or one number per band.
+        Variance of each pixel, in the squared unit; (band, y, x) or one number per band. A quantity is converted to
+        the squared unit of the images.
     psf
         A PSF, or stamps (band, y, x).
     bands
@@ -52,11 +55,13 @@ class Observation(eqx.Module):
         Transform of the difference kernel, once `prepared`.
     points
         How points of light are drawn, once `prepared`.
+    unit
+        Unit of images that were quantities, else None.
 
     Raises
     ------
     ValueError
-        If shapes, bands or PSFs do not agree.
+        If shapes, bands, units or PSFs do not agree, or numbers are complex.
 
     Examples
     --------
@@ -77,6 +82,7 @@ class Observation(eqx.Module):
     points: PointSpread | None
     extent: Int[AnyArray, "2"]
     bands: tuple[str, ...] = eqx.field(static=True)
+    unit: str | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -93,6 +99,8 @@ class Observation(eqx.Module):
         self.bands = tuple(str(band) for band in bands)
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
+        images, variance, unit = images_and_variance(images, variance)
+        self.unit = None if unit is None else str(unit)
         self.images, self.weights = _clean(images, variance, mask, self.bands)
         self.psf = _check_psf(psf, len(self.bands))
         self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
@@ -189,7 +197,7 @@ def _clean(
     """Images and weights, both 0 where a pixel is unusable."""
     on_device = any(isinstance(value, jax.Array) for value in (images, variance, mask))
     xp = jnp if on_device else np
-    image, spread = host_or_device(images), host_or_device(variance)
+    image, spread = host_or_device(images, "images"), host_or_device(variance, "variance")
     if image.ndim != 3 or image.shape[0] != len(bands) or min(image.shape) == 0:
         raise ValueError(
             f"images: got shape {image.shape} for the {len(bands)} bands {bands}; give (band, y, x), not empty, "
@@ -212,7 +220,7 @@ def _clean(
 def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "..."]:
     if mask is None:
         return np.zeros(shape, dtype=bool)
-    array = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    array = plain_mask(mask)
     if array.shape not in (shape, shape[1:]):
         raise ValueError(f"mask: got shape {array.shape} for images of shape {shape}; give (band, y, x) or (y, x).")
     if array.dtype != bool:

@@ -283,7 +283,7 @@ class ImagePSF(AbstractPSF):
     edge: int = eqx.field(static=True)
 
     def __init__(self, stamps: object):
-        array = host_or_device(stamps)
+        array = host_or_device(stamps, "stamps")
         _check_stamps(array)
         self.edge = max(array.shape[-2:])
         square = _resized(array[None] if array.ndim == 2 else array, self.edge)

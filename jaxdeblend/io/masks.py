@@ -8,7 +8,10 @@ from jaxtyping import Bool, Integer
 
 from .files import PathLike
 
-DEFAULT_BAD_PLANES = ("BAD", "NO_DATA", "SAT", "SUSPECT", "EDGE", "SENSOR_EDGE", "UNMASKEDNAN", "ALLMASK")
+DEFAULT_BAD_PLANES = (
+    *("BAD", "NO_DATA", "SAT", "SUSPECT", "EDGE", "SENSOR_EDGE", "UNMASKEDNAN", "ALLMASK"),
+    *("DO_NOT_USE", "INVALID"),  # of JWST and Roman, and of Euclid
+)
 """Mask planes whose pixels are not used, where a file names its planes."""
 
 _LEGACY = ("NPRIMARY", "BRIGHT", "BAILOUT", "MEDIUM", "GALAXY", "CLUSTER", "WISEM1", "WISEM2")

@@ -22,6 +22,7 @@ ROLES = {
     "variance": ("VARIANCE", "VAR"),
     "error": ("ERR", "ERROR", "RMS", "STDDEV", "STD", "SIGMA", "UNCERT"),
     "weight": ("WEIGHT", "WHT", "WGT", "INVVAR", "IVAR"),
+    "exposure_time": ("EXP", "EXPTIME", "EXPMAP", "EXPOSURE", "TEXP"),
     "mask": ("MASK", "MSK", "DQ", "MASKBITS"),
 }
 """EXTNAMEs of each kind of plane."""
@@ -44,7 +45,8 @@ class Plane:
     Attributes
     ----------
     role
-        ``image``, ``variance``, ``error`` (1σ), ``weight`` (1 / variance, 0 where masked) or ``mask``.
+        ``image``, ``variance``, ``error`` (1σ), ``weight`` (1 / variance, 0 where masked), ``exposure_time`` or
+        ``mask``.
     band
         Band, or ``*`` if the plane is of all of them.
     pixels

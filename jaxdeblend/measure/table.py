@@ -61,9 +61,9 @@ def measure(
     _check(blend, obs)
     active = np.asarray(blend.active)
     if not active.any():
-        return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs)
+        return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs, unit=obs.unit)
     values, _ = measure_jit(blend, obs, np.asarray(status))
-    return table_of(_select(values, active), obs.bands, wcs=wcs)
+    return table_of(_select(values, active), obs.bands, wcs=wcs, unit=obs.unit)
 
 
 def _check(blend: Blend, obs: Observation) -> None:
@@ -77,7 +77,9 @@ def _check(blend: Blend, obs: Observation) -> None:
         raise ValueError(f"obs: got {len(obs.bands)} bands for a blend of {n_bands.pop()}; give its own observation.")
 
 
-def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" = None) -> QTable:
+def table_of(
+    values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" = None, unit: str | None = None
+) -> QTable:
     """Table of measurements that are already arrays, with one row per entry.
 
     Parameters
@@ -88,6 +90,8 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
         Name of each band.
     wcs
         World coordinates of the pixels; adds ``ra`` and ``dec``.
+    unit
+        Unit of the image, None if it is unknown.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
     table["e2"] = np.where(trace > 0, 2 * q_yx / safe, 0.0)
     table["n_components"] = np.asarray(values.n_components, dtype=np.int32)
     table["flags"] = np.asarray(values.flags, dtype=np.int32)
-    describe_columns(table, MEASURED_COLUMNS, bands)
+    describe_columns(table, MEASURED_COLUMNS, bands, unit=unit)
     return table
 
 

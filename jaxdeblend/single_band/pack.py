@@ -13,6 +13,7 @@ from ..fit.initialize import check_centers
 from ..fit.ladder import IMAGE_EDGES, rung
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..runtime.host import default_dtype, host_or_device
+from ..runtime.inputs import images_and_variance, plain_mask
 from .blend import BlendArrays
 from .config import SingleBandConfig
 from .flags import SingleBandFlag
@@ -215,7 +216,9 @@ def _clean(
     image: object, variance: object, mask: object | None
 ) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"], Bool[np.ndarray, "y x"]]:
     """Image and variance, both 0 where unusable, and where they are usable."""
-    pixels, spread = np.asarray(host_or_device(image)), np.asarray(host_or_device(variance))
+    image, variance, _ = images_and_variance(image, variance, name="image")
+    pixels = np.asarray(host_or_device(image, "image"))
+    spread = np.asarray(host_or_device(variance, "variance"))
     if pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"image: got shape {pixels.shape}; give one image (y, x), not empty.")
     if spread.shape not in ((), pixels.shape):
@@ -231,7 +234,7 @@ def _clean(
 def _boolean(name: str, value: object | None, shape: tuple[int, ...], *, default: bool) -> Bool[np.ndarray, "y x"]:
     if value is None:
         return np.full(shape, default)
-    array = np.asarray(value)
+    array = np.asarray(plain_mask(value)) if name == "mask" else np.asarray(value)
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape} for an image of shape {shape}; give the same shape.")
     if array.dtype != bool:
