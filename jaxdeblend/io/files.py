@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PathLike = str | os.PathLike[str]
+from .reading import PathLike as PathLike
+from .reading import require_file
 
 
 def paths_of_bands(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> tuple[Path, ...]:
@@ -53,8 +54,7 @@ def paths_of_bands(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -
         )
     found = tuple(Path(path) for path in given)
     for path in found:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file.")
+        require_file(path)
     return found
 
 

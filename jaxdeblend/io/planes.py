@@ -13,7 +13,8 @@ from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from .files import PathLike
-from .pixels import FilePixels, check_whole, one_line, open_fits, pixels_of
+from .pixels import FilePixels, open_fits, pixels_of
+from .reading import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,6 @@ def read_planes(path: PathLike, bands: Sequence[str] = ()) -> FilePlanes:
     """
     path = Path(path)
     with open_fits(path) as hdus:
-        check_whole(path)
         planes = [_plane(hdu, hdus, number, path, tuple(bands)) for number, hdu in enumerate(hdus)]
         primary = hdus[0].header.copy()
     return FilePlanes(path, tuple(plane for plane in planes if plane is not None), primary)
