@@ -37,7 +37,8 @@ class CatalogOptions:
     config: Path | None = None
     peaks: Path | None = None
     segmentation: Path | None = None
-    origin: int = 0
+    origin: int | None = None
+    columns: str | None = None
     resume: bool = False
     shard: tuple[int, int] = (1, 1)
     workers: int | str | None = None
@@ -83,7 +84,9 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     read = time.perf_counter() - started
     centers = None
     if options.peaks is not None:
-        positions, given = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)
+        positions, given = read_positions(
+            options.peaks, origin=options.origin, columns=options.columns, wcs=exposure.wcs
+        )
         known = {name: given[name] for name in config.pseudo_columns if name in given.colnames}
         centers = Table({"y": positions[:, 0], "x": positions[:, 1], **known})
     detection = None
@@ -142,7 +145,7 @@ def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> t
         What came out, in words, and the exit code.
     """
     stores = _shards(output)
-    given = read_positions(output / POSITIONS)[0]
+    given = read_positions(output / POSITIONS, allow_empty=True)[0]
     path = merge_stores(stores, output / STORE, overwrite=overwrite)
     tables = stored_tables(path, given)
     names = write_tables(output, kind, *tables, _bands(tables[0]))

@@ -15,6 +15,7 @@ from .masks import any_of, as_bits, bad_pattern, mask_planes
 from .noise import VARIANCE_OF, background_rms, checked_estimate, inverted, same
 from .photometry import filter_of, unit_of, zero_point_of
 from .planes import FilePlanes, Plane, read_planes
+from .reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,8 @@ def open_exposure(
             images, _noise_sources(files, images, masks, bands, variance, weight), masks, strict=True
         )
     ]
-    facts = [(plane.header, file.primary) for file, plane in images]
-    stated = [zero_point_of(*headers) for headers in facts] if zero_point is None else zero_point
+    facts = [_photometry(file, plane, band) for (file, plane), band in zip(images, bands, strict=True)]
+    stated = [point for _, point in facts] if zero_point is None else zero_point
     return LazyExposure(
         sources=tuple(sources),
         shape=shape,
@@ -164,7 +165,7 @@ def open_exposure(
         unit=_common_unit(images) if unit is None else unit,
         zero_point=np.array(np.broadcast_to(np.asarray(stated, float), len(bands))),
         mask_planes=_common_planes(masks),
-        filters=tuple(filter_of(*headers, band) for headers, band in zip(facts, bands, strict=True)),
+        filters=tuple(name for name, _ in facts),
     )
 
 
@@ -280,11 +281,16 @@ def _mask_sources(
             raise ValueError(f"bad_mask: got {', '.join(map(str, bad_mask))}, but {names} has no MASK or DQ plane.")
         return [None] * len(bands)
     _common_shape(found, images)
-    named = [mask_planes(plane.header, band) for (_, plane), band in zip(found, bands, strict=True)]
+    named = [_named_planes(*one, band) for one, band in zip(found, bands, strict=True)]
     return [
         MaskSource(plane.pixels, planes, bad_pattern(file.path, planes, bad_mask))
         for (file, plane), planes in zip(found, named, strict=True)
     ]
+
+
+def _named_planes(file: FilePlanes, plane: Plane, band: str) -> dict[str, int]:
+    with reading(file.path, "FITS file"):
+        return mask_planes(plane.header, band)
 
 
 def _common_planes(masks: list[MaskSource] | list[None]) -> dict[str, int]:
@@ -317,5 +323,15 @@ def _label(file: FilePlanes, plane: Plane) -> str:
     return f"{file.path}[{name}]" if name else str(file.path)
 
 
+def _photometry(file: FilePlanes, plane: Plane, band: str) -> tuple[str, float]:
+    """Filter and zero point of an image; a card that they need may be damaged."""
+    with reading(file.path, "FITS file"):
+        return filter_of(plane.header, file.primary, band), zero_point_of(plane.header, file.primary)
+
+
 def _common_unit(images: Found) -> str | None:
-    return common_unit([(str(file.path), unit_of(plane.header, file.primary)) for file, plane in images])
+    units: list[tuple[str, str | None]] = []
+    for file, plane in images:
+        with reading(file.path, "FITS file"):
+            units.append((str(file.path), unit_of(plane.header, file.primary)))
+    return common_unit(units)

@@ -141,8 +141,12 @@ def _check_compressed(cards: Mapping[str, str], number: int, size: int) -> None:
         return
     axes = _whole(cards, "ZNAXIS", number, 0, _MOST_AXES)
     edges = [_whole(cards, f"ZNAXIS{axis + 1}", number, 0) for axis in range(axes)]
-    tiles = [_whole(cards, f"ZTILE{k + 1}", number, 1) if f"ZTILE{k + 1}" in cards else 0 for k in range(axes)]
-    rows = math.prod(-(-edge // (tile or (1 if axis else edge))) for axis, (edge, tile) in enumerate(zip(edges, tiles)))
+    usual = [max(edge, 1) if axis == 0 else 1 for axis, edge in enumerate(edges)]  # a row of pixels is a tile
+    rows = 1
+    for axis, edge in enumerate(edges):
+        key = f"ZTILE{axis + 1}"
+        tile = _whole(cards, key, number, 1) if key in cards else usual[axis]
+        rows *= -(-edge // tile)
     bits = _whole(cards, "ZBITPIX", number)
     if bits not in _BITPIX:
         raise ValueError(f"ZBITPIX of extension {number} is {bits}, which is no type of pixels")

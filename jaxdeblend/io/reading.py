@@ -18,7 +18,7 @@ _OF_DAMAGE = (None, errno.EINVAL, errno.EOVERFLOW)
 
 
 @contextlib.contextmanager
-def reading(path: PathLike, kind: str) -> Iterator[list[warnings.WarningMessage]]:
+def reading(path: PathLike, kind: str, *, allow_empty: bool = False) -> Iterator[list[warnings.WarningMessage]]:
     """Read a file; whatever goes wrong because of its content becomes one ValueError that names it.
 
     Nothing but reading belongs into the ``with`` block, for a fault of the program in it looks like damage; the error
@@ -30,6 +30,8 @@ def reading(path: PathLike, kind: str) -> Iterator[list[warnings.WarningMessage]
         The file.
     kind
         What it should be, for the message: ``"FITS file"``.
+    allow_empty
+        Whether a file of 0 bytes may be one.
 
     Yields
     ------
@@ -56,7 +58,7 @@ def reading(path: PathLike, kind: str) -> Iterator[list[warnings.WarningMessage]
     …/numbers.txt: not a readable list of numbers (could not convert string to float: 'x').
     """
     require_file(path)
-    if Path(path).stat().st_size == 0:
+    if Path(path).stat().st_size == 0 and not allow_empty:
         raise ValueError(f"{path}: not a readable {kind} (it is empty, 0 bytes).")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -120,6 +122,6 @@ def one_line(error: BaseException) -> str:
 def _damage(path: PathLike, kind: str, error: Exception) -> ValueError:
     """The error that names the file, unless it is one that does so already."""
     text = one_line(error)
-    if isinstance(error, ValueError) and text.startswith(f"{path}: "):
+    if isinstance(error, ValueError) and os.fspath(path) in text:
         return ValueError(str(error))
     return ValueError(f"{path}: not a readable {kind} ({text}).")
