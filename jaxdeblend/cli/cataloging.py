@@ -17,7 +17,7 @@ from ..catalog.columns import POSITION_COLUMNS
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
 from ..detect import detection_of_labels
-from ..io import read_description, read_positions, read_segmentation, write_catalog, write_mask
+from ..io import output_folder, read_description, read_positions, read_segmentation, write_catalog, write_mask
 from ..io.files import atomic_path
 from ..measure.table import describe_columns
 from .work import progress_bar, run_record
@@ -66,13 +66,19 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     text, code
         What came out, in words, and the exit code.
     """
-    started = time.perf_counter()
     if options.write_mask and options.shard[1] > 1:
         raise ValueError(
             "--write-mask: a shard has no mask of its own; once all are merged: "
             f"jaxdeblend products {options.output} {options.exposure} --mask"
         )
     config = DeblendConfig() if options.config is None else DeblendConfig.from_toml(options.config)
+    with output_folder(options.output, shared=options.shard[1] > 1):
+        return _deblend_catalog(options, config)
+
+
+def _deblend_catalog(options: CatalogOptions, config: DeblendConfig) -> tuple[str, int]:
+    """The same, in a folder that no other run writes to."""
+    started = time.perf_counter()
     for there in (options.store, partial_folder(options.store)):
         if there.exists() and not options.resume:
             raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
@@ -92,7 +98,6 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     detection = None
     if options.segmentation is not None:
         detection = detection_of_labels(exposure.observation(), read_segmentation(options.segmentation))
-    options.output.mkdir(parents=True, exist_ok=True)
     with progress_bar("deblending", "blend") as progress:
         result = deblend_catalog(
             exposure,
@@ -144,6 +149,14 @@ def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> t
     text, code
         What came out, in words, and the exit code.
     """
+    if not output.is_dir():
+        raise FileNotFoundError(f"{output}: no such folder.")
+    with output_folder(output):
+        return _merge(output, kind, overwrite=overwrite)
+
+
+def _merge(output: Path, kind: str, *, overwrite: bool) -> tuple[str, int]:
+    """The same, in a folder that no run writes to."""
     stores = _shards(output)
     given = read_positions(output / POSITIONS, allow_empty=True)[0]
     path = merge_stores(stores, output / STORE, overwrite=overwrite)

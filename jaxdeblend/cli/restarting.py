@@ -12,7 +12,7 @@ import numpy as np
 
 from ..catalog import restart_catalog
 from ..catalog.store import partial_folder
-from ..io import read_description, read_positions
+from ..io import output_folder, read_description, read_positions
 from ..io.files import atomic_path
 from .cataloging import POSITIONS, RUN, STORE, counts_of, write_positions, write_tables
 from .options import add_options, common_options, peaks_options
@@ -47,6 +47,12 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
     text, code
         What came out, in words, and the exit code.
     """
+    with output_folder(options.output):
+        return _restart(options)
+
+
+def _restart(options: RestartOptions) -> tuple[str, int]:
+    """The same, in a folder that no other run writes to."""
     started = time.perf_counter()
     store = options.output / STORE
     for there in (store, partial_folder(store)):
@@ -55,7 +61,6 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
     exposure = read_description(options.exposure).read()
     known = read_positions(options.run / POSITIONS, allow_empty=True)[0]
     added = read_positions(options.add, origin=options.origin, columns=options.columns, wcs=exposure.wcs)[0]
-    options.output.mkdir(parents=True, exist_ok=True)
     with progress_bar("deblending", "blend") as progress:
         result = restart_catalog(
             options.run / STORE,

@@ -163,7 +163,7 @@ def _unsigned(values: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def open_fits(path: PathLike, *, check: bool = True) -> Iterator[Any]:
+def open_fits(path: PathLike, *, check: bool = True, checksum: bool = False) -> Iterator[Any]:
     """Open a FITS file; whatever goes wrong while it is read becomes one ValueError that names it.
 
     Parameters
@@ -172,6 +172,8 @@ def open_fits(path: PathLike, *, check: bool = True) -> Iterator[Any]:
         The file.
     check
         Whether to compare the headers with the length of the file first; not needed for one that was opened before.
+    checksum
+        Whether bytes must agree with the cards CHECKSUM and DATASUM, where they are there.
 
     Yields
     ------
@@ -188,15 +190,16 @@ def open_fits(path: PathLike, *, check: bool = True) -> Iterator[Any]:
     with reading(path, "FITS file") as seen:
         if check:
             check_structure(Path(path))
-        with fits.open(path, memmap=False) as hdus:
+        with fits.open(path, memmap=False, checksum=checksum) as hdus:
             try:
                 yield hdus
             except Exception as error:
                 if _truncation(seen):  # which says more than what it led to
                     raise ValueError(_truncation(seen)) from error
                 raise
-        if _truncation(seen):
-            raise ValueError(_truncation(seen))
+        wrong = _truncation(seen) or (_checksum(seen) if checksum else "")
+        if wrong:
+            raise ValueError(wrong)
 
 
 def read_segmentation(path: PathLike) -> np.ndarray:
@@ -238,3 +241,8 @@ def read_segmentation(path: PathLike) -> np.ndarray:
 def _truncation(seen: list[warnings.WarningMessage]) -> str:
     """What astropy said about a file that ends too early, if it did."""
     return next((str(warning.message) for warning in seen if "truncated" in str(warning.message)), "")
+
+
+def _checksum(seen: list[warnings.WarningMessage]) -> str:
+    """What astropy said about sums that do not agree, if it did."""
+    return next((str(warning.message) for warning in seen if "verification failed" in str(warning.message)), "")

@@ -184,7 +184,7 @@ def degrees(table: Table, found: Mapping[str, str]) -> tuple[np.ndarray, np.ndar
         ra, dec = _from_radians(found, ra, dec)
     if np.any(np.abs(dec) > 90 + 1e-9) or np.any(np.abs(ra) > 360 + 1e-9):  # NaN is not greater
         raise ValueError(
-            f"columns {found['ra']} and {found['dec']}: a right ascension beyond 360, or a declination beyond 90 degrees."
+            f"columns {found['ra']} and {found['dec']}: right ascension beyond 360, or declination beyond 90 degrees."
         )
     return ra, dec
 

@@ -13,6 +13,9 @@ PathLike = str | os.PathLike[str]
 
 logger = logging.getLogger(__name__)
 
+_OF_READERS = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, RecursionError, TypeError)
+"""Errors whose words speak of the reader's own code, and need a word about the file before them."""
+
 _OF_DAMAGE = (None, errno.EINVAL, errno.EOVERFLOW)
 """`errno` of an OSError that is of the content: none at all, or of a place that a damaged header led to."""
 
@@ -60,23 +63,42 @@ def reading(path: PathLike, kind: str, *, allow_empty: bool = False) -> Iterator
     require_file(path)
     if Path(path).stat().st_size == 0 and not allow_empty:
         raise ValueError(f"{path}: not a readable {kind} (it is empty, 0 bytes).")
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as seen, named_errors(path, kind):
         warnings.simplefilter("always")
-        try:
-            yield seen
-        except ImportError:  # a package that is missing: the file is not to blame
-            raise
-        except OSError as error:
-            if error.errno in _OF_DAMAGE:
-                raise _damage(path, kind, error) from error
-            raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
-        # Astropy, h5py, cfitsio and json were not written for damaged files: a flipped bit makes them raise
-        # AttributeError, IndexError, UnboundLocalError, and kinds of their own that no list of ours can hold.
-        except Exception as error:
-            logger.debug("%s: %s", path, type(error).__name__, exc_info=True)
-            raise _damage(path, kind, error) from error
+        yield seen
     for warning in seen:
         logger.debug("%s: %s", path, warning.message)
+
+
+@contextlib.contextmanager
+def named_errors(path: PathLike, kind: str) -> Iterator[None]:
+    """Errors as `reading` gives them, of a file that is known to be there; warnings go their way.
+
+    Parameters
+    ----------
+    path, kind
+        As for `reading`.
+
+    Raises
+    ------
+    ValueError
+        If the content is not what it should be.
+    OSError
+        If the file cannot be read.
+    """
+    try:
+        yield
+    except ImportError:  # a package that is missing: the file is not to blame
+        raise
+    except OSError as error:
+        if error.errno in _OF_DAMAGE:
+            raise _damage(path, kind, error) from error
+        raise type(error)(error.errno, error.strerror or str(error), os.fspath(path)) from error
+    # Astropy, h5py, cfitsio and json were not written for damaged files: a flipped bit makes them raise
+    # AttributeError, IndexError, UnboundLocalError, and kinds of their own that no list of ours can hold.
+    except Exception as error:
+        logger.debug("%s: %s", path, type(error).__name__, exc_info=True)
+        raise _damage(path, kind, error) from error
 
 
 def require_file(path: PathLike) -> None:
@@ -116,7 +138,10 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return f"it has no {error.args[0]}"
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    text = lines[0].rstrip(".") if lines else type(error).__name__
+    if isinstance(error, _OF_READERS):
+        return f"damaged, its reader stopped with {type(error).__name__}: {text}"
+    return text
 
 
 def _damage(path: PathLike, kind: str, error: Exception) -> ValueError:
