@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz --mutations 2000 [--seed 0] [--limit 20]
 
-Good files are made in a temporary folder, damaged at random (bits flipped, cut short, numbers of headers changed, blocks
-zeroed, doubled, lost), and read. A reader may read what is harmless; else it must raise ValueError or OSError in which the
-file is named. Prints one line of JSON. Reading is done by another process, which may hang or crash.
+Good files are made in a temporary folder, damaged at random (bits flipped, cut short, numbers of headers changed,
+blocks zeroed, doubled, lost), and read. A reader may read what is harmless; else it must raise ValueError or OSError in
+which the file is named. Prints one line of JSON. Reading is done by another process, which may hang or crash.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def _image_files(rng: np.random.Generator) -> dict[str, Callable[[Path], object]
     hdus = [fits.PrimaryHDU(), fits.ImageHDU(image, header, name="IMAGE"), fits.ImageHDU(mask, named, name="MASK")]
     hdus.append(fits.ImageHDU(np.ones_like(image), name="VARIANCE"))
     squeezed = [fits.CompImageHDU(hdu.data, hdu.header, name=hdu.name) for hdu in hdus[1:]]
-    star = np.asarray(jd.GaussianPSF(1.5).stamp(15)[0], np.float32)
+    star = _gaussian(15, 1.5)
     source = SourceModel(1, jd.Box((2, 3), (5, 4)), np.ones((1, 5, 4), np.float32))
     field = jd.PolynomialPSFField(np.array([[star, 0.1 * star, 0 * star]]), scale=(1000, 2000))
     return {
@@ -166,6 +166,12 @@ def _image_files(rng: np.random.Generator) -> dict[str, Callable[[Path], object]
         "models.fits": lambda path: write_models(path, bands=("r",), model=image[None], sources=[source]),
         "segments.fits": lambda path: fits.PrimaryHDU(mask).writeto(path),
     }
+
+
+def _gaussian(edge: int, sigma: float) -> np.ndarray:
+    """Stamp of a PSF."""
+    profile = np.exp(-0.5 * ((np.arange(edge) - edge // 2) / sigma) ** 2)
+    return (np.outer(profile, profile) / profile.sum() ** 2).astype(np.float32)
 
 
 def _table_files(rng: np.random.Generator) -> dict[str, Callable[[Path], object]]:
@@ -206,7 +212,7 @@ def _text_files() -> dict[str, Callable[[Path], object]]:
 def _stores(folder: Path) -> dict[str, Path]:
     """A store, and the same as FITS."""
     made = {"store.h5": folder / "store.h5", "store.fits": folder / "store.fits"}
-    psf = np.asarray(jd.GaussianPSF(0.8).stamp(9)[0], np.float32)
+    psf = _gaussian(9, 0.8)
     header = jd.StoreHeader(bands=("g", "r"), config="threshold = 5.0\n", model_psf=psf, unit="nJy")
     with jd.StoreWriter.create(made["store.h5"], header) as writer:
         for number in range(3):

@@ -184,7 +184,7 @@ def celestial_wcs(header: fits.Header, hdus: Any) -> WCS | None:
 def _check_distortion(header: fits.Header) -> None:
     """Refuse orders of SIP polynomials for which Astropy would make arrays without end."""
     for key in ("A_ORDER", "B_ORDER", "AP_ORDER", "BP_ORDER"):
-        order = header.get(key, 0)
+        order: Any = header.get(key, 0)
         if not 0 <= order <= _MOST_SIP_ORDER:
             raise ValueError(f"{key} is {order}")
 

@@ -178,7 +178,8 @@ def degrees(table: Table, found: Mapping[str, str]) -> tuple[np.ndarray, np.ndar
         column: Any = table[found["sky"]]
         if not isinstance(column, SkyCoord):
             raise ValueError(f"column {found['sky']} is no column of SkyCoord; give two names.")
-        return _as_array(column.icrs.ra.deg), _as_array(column.icrs.dec.deg)
+        sky: Any = column.icrs
+        return _as_array(sky.ra.deg), _as_array(sky.dec.deg)
     ra, dec = (_angle(found[key], table[found[key]], key) for key in ("ra", "dec"))
     if all(found[key].lower() in _RADIANS and _unitless(table[found[key]]) for key in ("ra", "dec")):
         ra, dec = _from_radians(found, ra, dec)

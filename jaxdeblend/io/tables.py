@@ -111,7 +111,7 @@ def read_positions(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     if "x" not in found:
-        return _from_sky(path, *values, wcs), table
+        return _from_sky(path, values[0], values[1], wcs), table
     first = counted_from or 0 if origin is None else origin
     if counted_from is not None and first != counted_from:
         logger.warning(

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.fuzz import READERS, attempt, good_files
 
-EACH = 20
+EACH = 12
 """Mutations of each kind; `python -m benchmarks.fuzz` tries thousands."""
 
 LIMIT = 30

@@ -13,9 +13,11 @@ from jaxdeblend.io.locks import FOLDER_LOCK, Lock, locked_folder
 from tests.stored_blends import HEADER, record
 
 HOLDER = """
-    import sys
-    from jaxdeblend.io.locks import Lock
-    lock = Lock(sys.argv[1], "x")
+    import fcntl, json, os, socket, sys
+    file = open(sys.argv[1], "w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": "2026-01-01T00:00:00"}, file)
+    file.flush()
     print("held", flush=True)
     sys.stdin.read()
 """
