@@ -12,7 +12,15 @@ import numpy as np
 from astropy.table import QTable, Table
 
 from .._version import __version__
-from ..catalog import DeblendConfig, ModelStore, deblend_catalog, mask_not_deblended, merge_stores, stored_tables
+from ..catalog import (
+    DeblendConfig,
+    ModelStore,
+    StoreWriter,
+    deblend_catalog,
+    mask_not_deblended,
+    merge_stores,
+    stored_tables,
+)
 from ..catalog.columns import POSITION_COLUMNS
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
@@ -79,9 +87,7 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
 def _deblend_catalog(options: CatalogOptions, config: DeblendConfig) -> tuple[str, int]:
     """The same, in a folder that no other run writes to."""
     started = time.perf_counter()
-    for there in (options.store, partial_folder(options.store)):
-        if there.exists() and not options.resume:
-            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+    check_store(options.store, resume=options.resume)
     if options.workers is not None:
         require_distributed()
         # the GPU of this process is one of the workers'
@@ -130,6 +136,29 @@ def _deblend_catalog(options: CatalogOptions, config: DeblendConfig) -> tuple[st
     with atomic_path(options.output / RUN, overwrite=True) as path:
         path.write_text(json.dumps(record, indent=2) + "\n")
     return f"{text}\nwrote {', '.join((STORE, *names, RUN))} to {options.output}", int(counts["without_flux"] > 0)
+
+
+def check_store(store: Path, *, resume: bool) -> None:
+    """Refuse a store that another run writes, or that is there and shall not be gone on with.
+
+    Parameters
+    ----------
+    store
+        The store.
+    resume
+        Whether to go on with it.
+
+    Raises
+    ------
+    BlockingIOError
+        If another run writes it.
+    FileExistsError
+        If there is one, finished or not, and `resume` is not set.
+    """
+    StoreWriter.check_free(store)
+    for there in (store, partial_folder(store)):
+        if there.exists() and not resume:
+            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
 
 
 def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> tuple[str, int]:

@@ -11,10 +11,9 @@ import click
 import numpy as np
 
 from ..catalog import restart_catalog
-from ..catalog.store import partial_folder
 from ..io import output_folder, read_description, read_positions
 from ..io.files import atomic_path
-from .cataloging import POSITIONS, RUN, STORE, counts_of, write_positions, write_tables
+from .cataloging import POSITIONS, RUN, STORE, check_store, counts_of, write_positions, write_tables
 from .options import add_options, common_options, peaks_options
 from .work import progress_bar, run_record
 
@@ -55,9 +54,7 @@ def _restart(options: RestartOptions) -> tuple[str, int]:
     """The same, in a folder that no other run writes to."""
     started = time.perf_counter()
     store = options.output / STORE
-    for there in (store, partial_folder(store)):
-        if there.exists() and not options.resume:
-            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+    check_store(store, resume=options.resume)
     exposure = read_description(options.exposure).read()
     known = read_positions(options.run / POSITIONS, allow_empty=True)[0]
     added = read_positions(options.add, origin=options.origin, columns=options.columns, wcs=exposure.wcs)[0]

@@ -5,10 +5,10 @@ cards are read here first, by a few lines that trust nothing (FITS Standard 4.0,
 """
 
 import gzip
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 BLOCK = 2880
 """Bytes of a block: headers and data begin at multiples of it."""
@@ -25,15 +25,6 @@ _GZIP = b"\x1f\x8b"
 
 _MOST_COMPRESSED = 10_000
 """Bytes of pixels that a byte of a compressed image may stand for; PLIO, the densest, makes 8000 of one."""
-
-
-class _Readable(Protocol):
-    """A file, plain or unpacked as it is read."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-    def seek(self, offset: int, /) -> int: ...
-
 
 _BITPIX = (8, 16, 32, 64, -32, -64)
 
@@ -74,7 +65,7 @@ def check_structure(path: Path) -> None:
             _check_extensions(unpacked, size)
 
 
-def _check_extensions(file: _Readable, size: int) -> None:
+def _check_extensions(file: io.BufferedReader | gzip.GzipFile, size: int) -> None:
     place = number = 0
     while place < size:
         file.seek(place)
@@ -94,7 +85,7 @@ def _check_extensions(file: _Readable, size: int) -> None:
         number += 1
 
 
-def _is_padding(file: _Readable, rest: int) -> bool:
+def _is_padding(file: io.BufferedReader | gzip.GzipFile, rest: int) -> bool:
     """Whether nothing but zeros or blanks follows, as some programs write."""
     start = file.read(min(rest, BLOCK))
     if start.strip(b"\0 "):
@@ -105,7 +96,7 @@ def _is_padding(file: _Readable, rest: int) -> bool:
     return True
 
 
-def _header(file: _Readable, number: int) -> tuple[dict[str, str], int]:
+def _header(file: io.BufferedReader | gzip.GzipFile, number: int) -> tuple[dict[str, str], int]:
     """Values of the cards by keyword, and the bytes that the header takes."""
     cards: dict[str, str] = {}
     length = 0

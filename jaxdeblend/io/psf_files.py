@@ -292,6 +292,8 @@ def _checked(path: Path, stamp: np.ndarray) -> ImagePSF:
         psf = ImagePSF(stamp.astype(np.float32)[None])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not np.isfinite(np.asarray(psf.stamps)).all():
+        raise ValueError(f"{path}: psf: got values as large as {np.abs(stamp).max():.3g}, beyond single precision.")
     dy, dx = core_centroid(np.asarray(psf.stamps[0]))
     if np.hypot(dy, dx) > CENTROID_TOLERANCE:
         logger.warning(

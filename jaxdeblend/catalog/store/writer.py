@@ -118,8 +118,7 @@ class StoreWriter:
         path = Path(path)
         folder = partial_folder(path)
         if path.exists() or folder.exists():
-            if folder.exists():  # nobody shall be told to remove what another run writes
-                _locked(path).release()
+            cls.check_free(path)  # nobody shall be told to remove what another run writes
             there = path if path.exists() else folder
             raise FileExistsError(f"{there}: exists already; resume it, or remove it.")
         require_h5py()
@@ -130,6 +129,24 @@ class StoreWriter:
         except BaseException:
             lock.release()
             raise
+
+    @staticmethod
+    def check_free(path: PathLike) -> None:
+        """Refuse a store that another writer is at work on.
+
+        Parameters
+        ----------
+        path
+            The file that there is or will be.
+
+        Raises
+        ------
+        BlockingIOError
+            If there is such a writer; the message names its process.
+        """
+        path = Path(path)
+        if partial_folder(path).exists():
+            _locked(path).release()
 
     @classmethod
     def resume(
