@@ -7,6 +7,7 @@ cards are read here first, by a few lines that trust nothing (FITS Standard 4.0,
 import gzip
 import io
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ _MOST_COMPRESSED = 10_000
 _BITPIX = (8, 16, 32, 64, -32, -64)
 
 
-def check_structure(path: Path) -> None:
+def check_structure(path: Path) -> int | None:
     """Compare the sizes in the headers of a FITS file with its length.
 
     Gzipped files are unpacked once, piece by piece. Files that begin otherwise are left to their readers.
@@ -38,6 +39,11 @@ def check_structure(path: Path) -> None:
     ----------
     path
         The file.
+
+    Returns
+    -------
+    int | None
+        Number of extensions, the primary one counted; None if the file begins otherwise.
 
     Raises
     ------
@@ -51,26 +57,27 @@ def check_structure(path: Path) -> None:
         start = file.read(6)
         if start == b"SIMPLE":
             file.seek(0)
-            _check_extensions(file, path.stat().st_size)
-            return
+            return _check_extensions(file, path.stat().st_size)
     if start[:2] != _GZIP:
-        return
+        return None
     with gzip.open(path) as unpacked:
         size = 0
         while chunk := unpacked.read(1 << 24):
             size += len(chunk)
         unpacked.seek(0)
-        if unpacked.read(6) == b"SIMPLE":
-            unpacked.seek(0)
-            _check_extensions(unpacked, size)
+        if unpacked.read(6) != b"SIMPLE":
+            return None
+        unpacked.seek(0)
+        return _check_extensions(unpacked, size)
 
 
-def _check_extensions(file: io.BufferedReader | gzip.GzipFile, size: int) -> None:
+def _check_extensions(file: io.BufferedReader | gzip.GzipFile, size: int) -> int:
+    """Number of extensions, if all of them can be there."""
     place = number = 0
     while place < size:
         file.seek(place)
         if number and _is_padding(file, size - place):
-            return
+            break
         file.seek(place)
         cards, length = _header(file, number)
         data = _data_size(cards, number)
@@ -83,6 +90,7 @@ def _check_extensions(file: io.BufferedReader | gzip.GzipFile, size: int) -> Non
             )
         place += -place % BLOCK
         number += 1
+    return number
 
 
 def _is_padding(file: io.BufferedReader | gzip.GzipFile, rest: int) -> bool:
@@ -112,8 +120,17 @@ def _header(file: io.BufferedReader | gzip.GzipFile, number: int) -> tuple[dict[
                 raise ValueError(f"extension {number} begins with {key!r}, which is no header")
             if key == "END":
                 return cards, length
+            if not cards:
+                _check_first(card, number)
             cards.setdefault(key, card[10:].split(b"/")[0].decode("latin-1").strip() if card[8:9] == b"=" else "")
     raise ValueError(f"the header of extension {number} has no END")
+
+
+def _check_first(card: bytes, number: int) -> None:
+    """The first card says T of SIMPLE, or the name of a kind of extension; readers go astray where it does not."""
+    value = rb"'[ -&(-~]*'" if number else b"T"
+    if not re.fullmatch(rb"\w+ *= +" + value + rb" *(/[ -~]*)?", card):
+        raise ValueError(f"the first card of extension {number} is {card.decode('latin-1').rstrip()!r}")
 
 
 def _data_size(cards: Mapping[str, str], number: int) -> int:

@@ -188,9 +188,9 @@ def open_fits(path: PathLike, *, check: bool = True, checksum: bool = False) -> 
         If it does not exist, or cannot be read.
     """
     with reading(path, "FITS file") as seen:
-        if check:
-            check_structure(Path(path))
+        count = check_structure(Path(path)) if check else None
         with fits.open(path, memmap=False, checksum=checksum) as hdus:
+            _check_count(hdus, count)
             try:
                 yield hdus
             except Exception as error:
@@ -200,6 +200,17 @@ def open_fits(path: PathLike, *, check: bool = True, checksum: bool = False) -> 
         wrong = _truncation(seen) or (_checksum(seen) if checksum else "")
         if wrong:
             raise ValueError(wrong)
+
+
+def _check_count(hdus: Any, count: int | None) -> None:
+    """Astropy finds the extensions that are there, and no more: else it may go on to find some for ever."""
+    if count is None:
+        return
+    for number in range(count):
+        if not isinstance(hdus[number], fits.hdu.base._ValidHDU):
+            raise ValueError(f"the header of extension {number} is damaged")
+    with contextlib.suppress(IndexError):
+        raise ValueError(f"after extension {count - 1} follows what is none: {hdus[count].name or 'unnamed'}")
 
 
 def read_segmentation(path: PathLike) -> np.ndarray:
