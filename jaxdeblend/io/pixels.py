@@ -173,7 +173,7 @@ def open_fits(path: PathLike, *, check: bool = True, checksum: bool = False) -> 
     check
         Whether to compare the headers with the length of the file first; not needed for one that was opened before.
     checksum
-        Whether bytes must agree with the cards CHECKSUM and DATASUM, where they are there.
+        Whether data must agree with the card DATASUM, where it is there.
 
     Yields
     ------
@@ -255,5 +255,5 @@ def _truncation(seen: list[warnings.WarningMessage]) -> str:
 
 
 def _checksum(seen: list[warnings.WarningMessage]) -> str:
-    """What astropy said about sums that do not agree, if it did."""
-    return next((str(warning.message) for warning in seen if "verification failed" in str(warning.message)), "")
+    """What astropy said about data that do not agree with their sum; headers may be edited by hand."""
+    return next((str(warning.message) for warning in seen if "Datasum verification failed" in str(warning.message)), "")
