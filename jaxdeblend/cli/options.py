@@ -99,12 +99,15 @@ class Names(click.ParamType):
     def convert(
         self,
         value: object,
-        param: click.Parameter | None,  # noqa: ARG002
-        ctx: click.Context | None,  # noqa: ARG002
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> tuple[str, ...]:
         """Split at commas."""
         names = value if isinstance(value, tuple) else str(value).split(",")
-        return tuple(str(name).strip() for name in names if str(name).strip())
+        found = tuple(str(name).strip() for name in names if str(name).strip())
+        if not found:
+            self.fail(f"{value!r} names nothing; give one name, or several such as g,r,i.", param, ctx)
+        return found
 
 
 class Numbers(click.ParamType):
@@ -139,12 +142,12 @@ class Shard(click.ParamType):
 
 def exposure_options(command: Callable) -> Callable:
     """Add the options of `Inputs` to a command."""
-    return _add(_exposure_options(required=True), command)
+    return add_options(_exposure_options(required=True), command)
 
 
 def optional_exposure_options(command: Callable) -> Callable:
     """Add the options of `Inputs` to a command that can do without."""
-    return _add(_exposure_options(required=False), command)
+    return add_options(_exposure_options(required=False), command)
 
 
 def _exposure_options(*, required: bool) -> list[Callable]:
@@ -193,18 +196,9 @@ def _exposure_options(*, required: bool) -> list[Callable]:
 
 def catalog_options(command: Callable) -> Callable:
     """Add what the commands have that write a catalog: where its sources are, and what the file is."""
-    return _add(
+    return add_options(
         [
-            click.option(
-                "--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them."
-            ),
-            click.option(
-                "--origin",
-                type=click.Choice(["0", "1"]),
-                default="0",
-                show_default=True,
-                help="Number of the first pixel in --peaks: 1 for SExtractor and ds9.",
-            ),
+            *peaks_options(),
             click.option(
                 "--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma."
             ),
@@ -222,9 +216,41 @@ def catalog_options(command: Callable) -> Callable:
     )
 
 
+def peaks_options(
+    option: str = "--peaks",
+    explanation: str = "Table of positions, instead of detecting them.",
+    *,
+    required: bool = False,
+) -> list[Callable]:
+    """Options of a table of positions.
+
+    Parameters
+    ----------
+    option
+        Name of the option of the table.
+    explanation
+        What it is for.
+    required
+        Whether it must be given.
+    """
+    return [
+        click.option(option, type=click.Path(path_type=Path), required=required, help=explanation),
+        click.option(
+            "--origin",
+            type=click.IntRange(0, 1),
+            help=f"Number of the first pixel in {option}.  [default: 1 for SExtractor's columns, else 0]",
+        ),
+        click.option(
+            "--columns",
+            metavar="Y,X",
+            help=f"Columns of {option}: Y,X in pixels, or ra=NAME,dec=NAME.  [default: found by well-known names]",
+        ),
+    ]
+
+
 def common_options(command: Callable) -> Callable:
     """Add what every command has."""
-    return _add(
+    return add_options(
         [click.option("--debug", is_flag=True, expose_value=False, help="Show more messages, and tracebacks.")],
         command,
     )
@@ -243,7 +269,7 @@ def output_options(default: str) -> Callable[[Callable], Callable]:
         ),
         click.option("--no-pictures", is_flag=True, help="Draw no picture."),
     ]
-    return lambda command: _add(options, command)
+    return lambda command: add_options(options, command)
 
 
 def inputs(given: dict[str, object]) -> Inputs:
@@ -261,7 +287,8 @@ def bits_or_names(values: Sequence[str]) -> tuple[str | int, ...]:
     return tuple(int(value) if value.isdigit() else value for value in values)
 
 
-def _add(options: Sequence[Callable], command: Callable) -> Callable:
+def add_options(options: Sequence[Callable], command: Callable) -> Callable:
+    """Add options to a command, in this order."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -11,6 +11,7 @@ from .exposure_writing import write_exposure as write_exposure
 from .exposure_writing import write_mask as write_mask
 from .files import PathLike as PathLike
 from .files import atomic_path as atomic_path
+from .files import output_folder as output_folder
 from .files import paths_of_bands as paths_of_bands
 from .files import staged_folder as staged_folder
 from .lazy import LazyExposure as LazyExposure

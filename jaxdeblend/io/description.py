@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from .exposure_writing import LAYOUTS, band_files
 from .files import PathLike, staged_folder
 from .lazy import LazyExposure
 from .psf_files import read_psf_field, write_psf_field
+from .reading import reading
 
 DESCRIPTION = "exposure.toml"
 """Name of the file that describes an exposure."""
@@ -145,16 +147,12 @@ def read_description(path: PathLike) -> ExposureDescription:
     ('coadd_r.fits', (4.1, 3.8))
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    try:
+    with reading(path, "TOML file", allow_empty=True):
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable TOML file ({error}).") from error
-    try:
-        return _description(given, path.parent)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        try:
+            return _description(given, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def write_described(
@@ -292,6 +290,10 @@ def _description(given: dict[str, Any], folder: Path) -> ExposureDescription:
     for key in ("psf_fwhm", "zero_point"):
         if key in given:
             values[key] = tuple(float(number) for number in _of_bands(key, given[key], bands, int | float))
+    if not all(0 < width < math.inf for width in values.get("psf_fwhm", ())):
+        raise ValueError(f"psf_fwhm: got {values['psf_fwhm']}; give positive numbers of pixels.")
+    if any(math.isinf(point) for point in values.get("zero_point", ())):
+        raise ValueError(f"zero_point: got {values['zero_point']}; give magnitudes, or nan where unknown.")
     if "bad_mask" in given:
         values["bad_mask"] = _list("bad_mask", given["bad_mask"], str | int)
     for key in ("unit", "noise_kind", "mask_kind"):

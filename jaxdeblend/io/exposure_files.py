@@ -31,6 +31,7 @@ from .noise_sources import NoiseSource, look_at_noise
 from .photometry import filter_of, stated_filter, unit_of, zero_point_of
 from .pixels import FilePixels
 from .planes import FilePlanes, Plane, read_planes
+from .reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +209,8 @@ def open_exposure(
     ]
     for band, source, noise in zip(bands, sources, noises, strict=True):
         look_at_noise(band, source, noise)
-    facts = [(plane.header, file.primary) for file, plane in images]
-    stated = [zero_point_of(*headers) for headers in facts] if zero_point is None else zero_point
+    facts = [_photometry(file, plane, band) for (file, plane), band in zip(images, bands, strict=True)]
+    stated = [point for _, point in facts] if zero_point is None else zero_point
     return LazyExposure(
         sources=tuple(sources),
         shape=shape,
@@ -219,7 +220,7 @@ def open_exposure(
         unit=image_unit,
         zero_point=np.array(np.broadcast_to(np.asarray(stated, float), len(bands))),
         mask_planes=_common_planes(masks),
-        filters=tuple(filter_of(*headers, band) for headers, band in zip(facts, bands, strict=True)),
+        filters=tuple(name for name, _ in facts),
     )
 
 
@@ -424,7 +425,7 @@ def _mask_source(
 ) -> MaskSource:
     """Mask of a band; its bits have the names that the header or the survey gives them."""
     file, plane = mask
-    planes = mask_planes(plane.header, band) if mask_kind is None else {}
+    planes = _named_planes(file, plane, band) if mask_kind is None else {}
     headers = (plane.header, file.primary, image[1].header, image[0].primary)
     kind = mask_kind_of(*headers) if mask_kind is None else mask_kind
     if not planes and kind is not None:
@@ -441,6 +442,11 @@ def _masked_share(pixels: FilePixels) -> float:
     """Share of the pixels, in the windows that are looked at, that have any bit."""
     windows = windows_to_look_at((pixels.shape[0], pixels.shape[1]), mapped=pixels.dtype is not None)
     return float(np.mean([np.mean(as_bits(pixels.read(box)) != 0) for box in windows]))
+
+
+def _named_planes(file: FilePlanes, plane: Plane, band: str) -> dict[str, int]:
+    with reading(file.path, "FITS file"):
+        return mask_planes(plane.header, band)
 
 
 def _common_planes(masks: list[MaskSource] | list[None]) -> dict[str, int]:
@@ -473,5 +479,15 @@ def _label(file: FilePlanes, plane: Plane) -> str:
     return f"{file.path}[{name}]" if name else str(file.path)
 
 
+def _photometry(file: FilePlanes, plane: Plane, band: str) -> tuple[str, float]:
+    """Filter and zero point of an image; a card that they need may be damaged."""
+    with reading(file.path, "FITS file"):
+        return filter_of(plane.header, file.primary, band), zero_point_of(plane.header, file.primary)
+
+
 def _common_unit(images: Found) -> str | None:
-    return common_unit([(str(file.path), unit_of(plane.header, file.primary)) for file, plane in images])
+    units: list[tuple[str, str | None]] = []
+    for file, plane in images:
+        with reading(file.path, "FITS file"):
+            units.append((str(file.path), unit_of(plane.header, file.primary)))
+    return common_unit(units)

@@ -158,25 +158,34 @@ class LazyExposure:
             images[number] = as_float32(source.image.read(box))
             variance[number] = source.to_variance(as_float32(cut(source.noise, box)))
         bits, bad = self._mask(box)
-        return Exposure(
-            images,
-            variance,
-            moved_psf(self.psf, box),
-            bands=self.bands,
-            mask=bad,
-            wcs=self.wcs if box.start == (0, 0) else moved_wcs(self.wcs, box),
-            unit=self.unit,
-            zero_point=self.zero_point,
-            mask_bits=bits,
-            mask_planes=self.mask_planes,
-            filters=self.filters,
-        )
+        try:
+            return Exposure(
+                images,
+                variance,
+                moved_psf(self.psf, box),
+                bands=self.bands,
+                mask=bad,
+                wcs=self.wcs if box.start == (0, 0) else moved_wcs(self.wcs, box),
+                unit=self.unit,
+                zero_point=self.zero_point,
+                mask_bits=bits,
+                mask_planes=self.mask_planes,
+                filters=self.filters,
+            )
+        except ValueError as error:  # it does not know what its pixels were read from
+            raise ValueError(f"{', '.join(self._files())}: {error}") from error
 
     def observation(
         self, box: Box, *, exclude: np.ndarray | None = None, kernel: DifferenceKernel | None = None
     ) -> Observation:
         """Read what is needed to fit one blend, see `Exposure.observation`."""
         return self.window(box).observation(exclude=exclude, kernel=kernel)
+
+    def _files(self) -> list[str]:
+        """Files of the pixels, each once."""
+        parts = [(one.image, one.noise, None if one.mask is None else one.mask.pixels) for one in self.sources]
+        paths = [str(part.path) for band in parts for part in band if isinstance(part, FilePixels)]
+        return list(dict.fromkeys(paths))
 
     def _mask(self, box: Box) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Bits and unusable pixels of a window, by the mask alone."""

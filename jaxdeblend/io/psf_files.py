@@ -1,6 +1,7 @@
 """PSFs from files."""
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from .pixels import open_fits
 from .planes import FilePlanes, Plane, read_planes
 
 logger = logging.getLogger(__name__)
+
+_MOST_DEGREE = 20
+"""Highest degree of polynomials of the position that is believed; PSFEx is run with 1 to 5."""
 
 CENTROID_TOLERANCE = 0.1
 """Offset in pixels of a PSF's centroid from the middle of its stamp that is worth a warning."""
@@ -213,11 +217,10 @@ def _psfex_field(path: Path) -> PolynomialPSFField | None:
         table = next((hdu for hdu in hdus if "PSF_MASK" in _columns(hdu)), None)
         if table is None:
             return None
-        header, samples = table.header.copy(), np.array(table.data["PSF_MASK"], float)
-    try:
-        return _polynomial_field(header, samples)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        try:
+            return _polynomial_field(table.header, np.array(table.data["PSF_MASK"], float))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _columns(hdu: Any) -> list[str]:
@@ -235,8 +238,12 @@ def _polynomial_field(header: fits.Header, samples: np.ndarray) -> PolynomialPSF
         _check_axes(header)
         zero = np.array([_number(header, f"POLZERO{axis}") for axis in (2, 1)]) - 1
         scale = np.array([_number(header, f"POLSCAL{axis}") for axis in (2, 1)])
+    if samples.ndim < 3 or 0 in samples.shape:
+        raise ValueError(f"PSF_MASK: got shape {samples.shape}; PSFEx writes an image for each term.")
     images = samples.reshape(1, -1, *samples.shape[-2:])
     degree = int(_number(header, "POLDEG1")) if n_axes == 2 else 0
+    if not 0 <= degree <= _MOST_DEGREE:
+        raise ValueError(f"POLDEG1: got {degree}; degrees from 0 to {_MOST_DEGREE} can be read.")
     if images.shape[1] != polynomials.n_terms(degree):
         raise ValueError(f"PSF_MASK: got {images.shape[1]} images for polynomials of degree {degree}.")
     return PolynomialPSFField(images, zero_point=zero, scale=scale, sampling=_number(header, "PSF_SAMP"))
@@ -255,8 +262,8 @@ def _check_axes(header: fits.Header) -> None:
 
 def _number(header: fits.Header, key: str) -> float:
     value: object = header.get(key)
-    if not isinstance(value, float | int):
-        raise ValueError(f"{key}: got {value!r} in the header of PSF_DATA; PSFEx writes a number.")
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{key}: got {value!r} in the header of PSF_DATA; PSFEx writes a number, and a finite one.")
     return float(value)
 
 
@@ -321,6 +328,8 @@ def _checked(path: Path, stamp: np.ndarray) -> ImagePSF:
         psf = ImagePSF(stamp.astype(np.float32)[None])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not np.isfinite(np.asarray(psf.stamps)).all():
+        raise ValueError(f"{path}: psf: got values as large as {np.abs(stamp).max():.3g}, beyond single precision.")
     dy, dx = core_centroid(np.asarray(psf.stamps[0]))
     if np.hypot(dy, dx) > CENTROID_TOLERANCE:
         logger.warning(
