@@ -10,19 +10,23 @@ Everything here is NumPy on the host; nothing is compiled for the shapes of the 
 """
 
 import functools
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Bool, PyTree
 
 from ..fit.initialize import check_centers, check_errors
 from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
+from ..instrument.hits import find_hits, without_pixels
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from ..runtime.host import AnyArray
+
+logger = logging.getLogger(__name__)
 
 PIXELS_PER_SOURCE = 11
 """Edge of a blend in pixels for each of its sources, usually; fewer sources do not get a program of their own."""
@@ -103,12 +107,15 @@ class Item:
         Error of each position.
     start
         Fitted blend that these sources join; None if there is none.
+    hits
+        Pixels that were made unusable because no PSF can produce them; None if there are none.
     """
 
     obs: Observation
     centers: np.ndarray
     errors: np.ndarray
     start: Blend | None = None
+    hits: Bool[np.ndarray, "band y x"] | None = None
 
     @classmethod
     def of(cls, obs: Observation, centers: object, center_error: object, start: Blend | None = None) -> "Item":
@@ -118,7 +125,12 @@ class Item:
             raise ValueError(f"blend: got a blend for the frame {start.frame}; the observation's shape is {obs.shape}.")
         if start is not None and not len(start.centers):
             start = None
-        return cls(obs, positions, check_errors(center_error, len(positions)), start)
+        errors = check_errors(center_error, len(positions))
+        hits = find_hits(obs)
+        if not hits.any():
+            return cls(obs, positions, errors, start)
+        logger.info("%d pixels are left out: no PSF can produce them", hits.sum())
+        return cls(without_pixels(obs, hits), positions, errors, start, hits)
 
     @functools.cached_property
     def bucket(self) -> Bucket:

@@ -1,5 +1,6 @@
 """What comes back for each blend."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..fit.extend import picked
 from ..fit.loop import RESULTS, FitResult
+from ..measure.flags import Flag
 from ..measure.photometry import Measurements
 from ..measure.table import table_of
 from ..model.blend import Blend, Stack
@@ -104,9 +106,22 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
     fit = FitResult(blend, fit.loss, fit.n_steps, fit.status)
     result = Deblended(fit, measurements, models[:, :, :height, :width], item.obs.bands)
     if item.start is None:
-        return first_sources(result, len(item.centers))
+        return _flagged(first_sources(result, len(item.centers)), item)
     known, new = np.arange(len(item.start.centers)), np.arange(len(item.centers))
-    return some_sources(result, np.concatenate([known, item.bucket.n_start + new]))
+    return _flagged(some_sources(result, np.concatenate([known, item.bucket.n_start + new])), item)
+
+
+def _flagged(result: Deblended, item: Item) -> Deblended:
+    """The result with a flag on sources near pixels that were left out."""
+    if item.hits is None:
+        return result
+    reach = float(np.asarray(item.obs.psf.fwhm()).max())
+    pixels = np.argwhere(item.hits.any(axis=0))
+    distance = pixels[None, :, :] - np.asarray(result.measurements.center)[:, None, :]
+    near = (np.hypot(*np.moveaxis(distance, -1, 0)) <= reach).any(axis=1)
+    flags = result.measurements.flags | np.where(near, int(Flag.REJECTED_PIXELS), 0).astype(np.int32)
+    measurements = eqx.tree_at(lambda found: found.flags, result.measurements, flags)
+    return dataclasses.replace(result, measurements=measurements)
 
 
 def first_sources(result: Deblended, count: int) -> Deblended:

@@ -37,3 +37,5 @@ class Flag(enum.IntFlag):
     """Within one PSF half-width the mean weighted squared residual exceeds 10: a bad pixel or an unknown source."""
     NOT_DEBLENDED = 2048
     """Its blend was skipped, or failed with an error; nothing is known of it but its position."""
+    REJECTED_PIXELS = 4096
+    """Pixels within one FWHM were left out of the fit, as no PSF can produce them: cosmic rays, hot or cold pixels."""

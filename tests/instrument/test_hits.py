@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from scipy.special import erf
+
+import jaxdeblend as jd
+from jaxdeblend.instrument.hits import find_hits, without_pixels
+
+
+def gaussian(shape, center, sigma):
+    axes = [np.arange(n) - c for n, c in zip(shape, center, strict=True)]
+    y, x = (0.5 * (erf((a + 0.5) / sigma / 2**0.5) - erf((a - 0.5) / sigma / 2**0.5)) for a in axes)
+    return y[:, None] * x[None, :]
+
+
+def observe(image, sigma, variance=None):
+    variance = np.ones_like(image) if variance is None else variance
+    psf = gaussian((25, 25), (12, 12), sigma)[None]
+    return jd.Observation(image[None], variance[None], psf, bands=["r"])
+
+
+@pytest.mark.parametrize("sigma", [0.51, 0.8, 1.4, 2.2])
+def test_stars_and_galaxies_have_none(sigma):
+    """50 scenes of stars of S/N up to 1000 and bright galaxies: no false alarm."""
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        image = 1e4 * gaussian((48, 48), rng.uniform(10, 38, 2), np.hypot(sigma, 2))
+        image += 10 ** rng.uniform(1, 6) * gaussian((48, 48), rng.uniform(10, 38, 2), sigma)
+        variance = 1 + image
+        noisy = image + rng.normal(size=image.shape) * np.sqrt(variance)
+        assert not find_hits(observe(noisy, sigma, variance)).any()
+
+
+@pytest.mark.parametrize("height", [30.0, 1e3, 1e5])
+def test_hits_are_found(height):
+    """Single pixels and short tracks, on sky and beside a star of S/N 200; the star keeps its pixels."""
+    rng = np.random.default_rng(2)
+    star = 1e3 * gaussian((48, 48), (24.3, 23.8), 1.4)
+    n_found = 0
+    for _ in range(50):
+        image = star + rng.normal(size=star.shape)
+        y, x = rng.integers(5, 43, 2)
+        length = rng.integers(1, 4)
+        image[y, x : x + length] += height
+        found = find_hits(observe(image, 1.4))[0]
+        n_found += found[y, x : x + length].all()
+        found[y, x : x + length] = False
+        assert not found.any()
+    assert n_found >= 48
+
+
+def test_cold_pixels_are_found():
+    image = np.zeros((20, 20))
+    image[4, 5] = -50.0
+    assert np.argwhere(find_hits(observe(image, 1.4))).tolist() == [[0, 4, 5]]
+
+
+def test_unusable_pixels_are_none_and_say_nothing_of_others():
+    image, mask = np.zeros((20, 20)), np.zeros((1, 20, 20), bool)
+    image[4, 5], image[4, 6], image[0, 0] = 1e4, 100.0, 100.0
+    mask[0, 4, 5] = True
+    obs = jd.Observation(image[None], np.ones((1, 20, 20)), jd.GaussianPSF(1.4), bands=["r"], mask=mask)
+    assert np.argwhere(find_hits(obs)).tolist() == [[0, 0, 0], [0, 4, 6]]
+
+
+def test_pixels_are_taken_out():
+    obs = observe(np.ones((8, 8)), 1.4)
+    hits = np.zeros((1, 8, 8), bool)
+    hits[0, 2, 3] = True
+    left = without_pixels(obs, hits)
+    assert left.images[0, 2, 3] == 0 and left.weights[0, 2, 3] == 0
+    assert (left.weights > 0).sum() == 63 and left.images.dtype == obs.images.dtype
