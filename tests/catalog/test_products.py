@@ -117,7 +117,7 @@ def framed(footprint):
 
 def test_the_image_is_the_sum_of_all_sources(store, exposure, truth):
     model = jd.render_image(store, exposure)
-    np.testing.assert_allclose(model, sum(truth.values()), atol=2e-4)
+    np.testing.assert_allclose(model, sum(truth.values()), rtol=1e-5, atol=2e-4)
     stars = jd.render_image(store, exposure, [0, 1])
     near = np.s_[:, 8:28, 10:38]  # windows end beyond
     np.testing.assert_allclose(stars[near], (observed(0) + observed(1))[near], atol=0.5)  # of 170
@@ -164,7 +164,7 @@ def test_footprints_are_the_models(band, store, exposure, truth):
             image, spans = framed(footprint)
             if footprint.area:
                 expected = truth[footprint.id][BANDS.index(band)]
-                np.testing.assert_allclose(image, np.where(spans, expected, 0), atol=2e-4)
+                np.testing.assert_allclose(image, np.where(spans, expected, 0), rtol=1e-5, atol=2e-4)
                 level = max(0.01, 1e-6 * expected.max())
                 clear = abs(expected - level) > 1e-3
                 np.testing.assert_array_equal(spans[clear], (expected > level)[clear])

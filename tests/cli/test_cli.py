@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from astropy.table import QTable, Table
 from jaxdeblend.cli import run
 from jaxdeblend.io import read_exposure, read_models, read_psf
 from tests import star_field
+from tests.scenes import gaussian
 
 pytest.importorskip("click")
 pytest.importorskip("tqdm")
@@ -75,8 +77,20 @@ def test_deblend_given_positions(images, folder, tmp_path):
     assert np.median(np.abs(table["x"].value[:-1] - truth["x"])) < 0.5
 
 
-def test_options_reach_the_fit(images, tmp_path):
-    steps = {}
+@pytest.fixture
+def with_a_galaxy(folder, tmp_path):
+    """The field with a galaxy beside its stars: what options do to shapes does nothing to points."""
+    galaxy = gaussian(star_field.SHAPE, (36.0, 60.0), 3.0)
+    for band in star_field.BANDS:
+        shutil.copy(folder / f"psf_{band}.fits", tmp_path)
+        with fits.open(folder / f"field_{band}.fits") as file:
+            file["IMAGE"].data = file["IMAGE"].data + (8000 * galaxy).astype(np.float32)
+            file.writeto(tmp_path / f"field_{band}.fits")
+    return [str(tmp_path / "field_{band}.fits"), "--bands", "g,i", "--psf", str(tmp_path / "psf_{band}.fits")]
+
+
+def test_options_reach_the_fit(with_a_galaxy, tmp_path):
+    images, steps = with_a_galaxy, {}
     for name, options in {"few": ["--max-steps", "3"], "free": ["--no-symmetry"], "plain": []}.items():
         out = tmp_path / name
         assert run(["deblend", *images, *options, "--no-pictures", "--threshold", "20", "-o", str(out)]) == 0
