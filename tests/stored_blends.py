@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdeblend as jd
+from jaxdeblend.fit.record import without_record
 from jaxdeblend.measure.photometry import Measurements
 from jaxdeblend.model.blend import Stack
 
@@ -94,7 +95,8 @@ def assert_same_record(one, two):
     for name in ("rows", "source_ids"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
     assert_same_bits(one.measurements, two.measurements)
-    assert_same_bits(one.fit.blend, two.fit.blend)
+    # a store keeps the status of a fit, but not the checksum of its observation
+    assert_same_bits(without_record(one.fit.blend), without_record(two.fit.blend))
     n_steps = int(one.fit.n_steps)
     assert n_steps == int(two.fit.n_steps)
     assert_same_bits(one.fit.loss[:n_steps], two.fit.loss[:n_steps])
