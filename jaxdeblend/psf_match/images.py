@@ -20,8 +20,20 @@ from .candidates import KernelCandidates
 from .decorrelate import decorrelation_kernel
 from .exposure import grid_of_cells
 from .linear import fit_joint, fit_single, residuals
+from .options import (
+    check_count,
+    check_degrees,
+    check_kind,
+    check_odd,
+    check_order,
+    check_positive,
+    check_share,
+    check_widths,
+    check_within,
+)
 from .quality import KernelQuality, kernel_qualities
 from .spatial import MAX_CONDITION, SpatialKernel, fit_spatial_kernel
+from .widths import what_is_wider
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +93,32 @@ class ImageMatchConfig:
     mask_share: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("kernel_edge", "stamp_edge"):
-            if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; give an odd number of pixels.")
+        check_odd("kernel_edge", self.kernel_edge)
+        check_odd("stamp_edge", self.stamp_edge)
         if self.stamp_edge <= self.kernel_edge:
             raise ValueError(f"stamp_edge: got {self.stamp_edge}; give more than the kernel's {self.kernel_edge}.")
-        if self.cell < 1 or self.stars_per_cell < 1:
-            raise ValueError(f"cell: got {self.cell} pixels and {self.stars_per_cell} stars; both must be positive.")
-        if self.n_components is not None and self.n_components < 1:
-            raise ValueError(f"n_components: got {self.n_components}; give a positive number, or None.")
+        check_degrees(self.degrees, len(self.sigmas))
+        check_widths(self.sigmas)
+        check_order("order", self.order)
+        if self.background_order is not None:
+            check_order("background_order", self.background_order)
+        check_kind("polynomial", self.polynomial)
+        if self.n_components is not None:
+            check_count("n_components", self.n_components, 1, "a number of principal components")
+        check_count("cell", self.cell, 1, "the size of a cell in pixels")
+        check_count("stars_per_cell", self.stars_per_cell, 1, "a number of stars")
+        check_count("max_rounds", self.max_rounds, 1, "a number of rounds")
+        check_positive("max_mean", self.max_mean, "a number of σ")
+        check_positive("max_rms", self.max_rms, "a number of σ")
+        check_positive("clip", self.clip, "a number of σ")
+        check_share("mask_share", self.mask_share)
+
+    @property
+    def n_stars_needed(self) -> int:
+        """Fewest stars that determine the polynomials of kernel and background."""
+        kernel, background = (polynomials.n_terms(order or 0) for order in (self.order, self.background_order))
+        components = 1 if self.n_components is None else self.n_components + 1
+        return max(kernel, background, components)
 
 
 class MatchedImages(eqx.Module, Generic[E]):
@@ -161,7 +190,13 @@ def match_images(
     Raises
     ------
     ValueError
-        If the exposures have other shapes or bands, or if there are too few good stars for the solution.
+        If the exposures have other shapes or bands; if kernel or cut-outs are larger than the images; if there are too
+        few good stars for the solution, and also if that is because the exposure has the wider PSF.
+
+    Warns
+    -----
+    UserWarning
+        If the exposure's stars are wider than those of the reference, so that the kernel deconvolves.
 
     Examples
     --------
@@ -184,9 +219,17 @@ def match_images(
             f"{exposure.images.shape} in {exposure.bands}; both must have the same pixels and bands."
         )
     box = Box((0, 0), (exposure.images.shape[-2], exposure.images.shape[-1]))
+    check_within("kernel_edge", config.kernel_edge, box.shape)
+    check_within("stamp_edge", config.stamp_edge, box.shape)
     stars = _Stars.found(exposure, reference, np.asarray(positions, np.float64), box, config)
+    if len(stars.positions) < config.n_stars_needed:
+        raise ValueError(
+            f"positions: {len(stars.positions)} stars are {config.stamp_edge // 2} pixels or more from the border, "
+            f"unmasked and among the first {config.stars_per_cell} of their cell, for {config.n_stars_needed} terms of "
+            "position; give more stars or a lower order, smaller cut-outs or smaller cells."
+        )
     basis = np.asarray(gaussian_basis(config.kernel_edge, config.sigmas, config.degrees), np.float64)
-    fits = [_fit_band(stars, band, basis, box, config) for band in range(len(exposure.bands))]
+    fits = [_fit_named(stars, band, name, basis, box, config) for band, name in enumerate(exposure.bands)]
     images = np.stack([fit.images for fit in fits]).astype(default_dtype())
     kernel = SpatialKernel(images, box, config.order, config.polynomial)
     background = np.stack([_background(fit.background, box, config) for fit in fits])
@@ -262,6 +305,22 @@ class _BandFit(eqx.Module):
     good: Bool[np.ndarray, " star"]
 
 
+def _fit_named(
+    stars: _Stars, band: int, name: str, basis: Float[np.ndarray, "term k k"], box: Box, config: ImageMatchConfig
+) -> _BandFit:
+    """Fit a band; if the images are exchanged, say so instead of what comes of it."""
+    wider = what_is_wider(name, stars.source[:, band], stars.target[:, band])
+    try:
+        fit = _fit_band(stars, band, basis, box, config)
+    except ValueError as error:
+        if wider is None:
+            raise
+        raise ValueError(f"exposure: {wider}. As it is: {error}") from error
+    if wider is not None:
+        warnings.warn(f"match_images: {wider}.", stacklevel=3)
+    return fit
+
+
 def _fit_band(
     stars: _Stars, band: int, basis: Float[np.ndarray, "term k k"], box: Box, config: ImageMatchConfig
 ) -> _BandFit:
@@ -278,7 +337,7 @@ def _fit_band(
         for _ in range(config.max_rounds):
             terms = _terms(stars.positions, box, config.order, config.polynomial)
             levels = _terms(stars.positions, box, config.background_order or 0, config.polynomial)
-            _check_count(int(good.sum()), terms.shape[1])
+            _check_count(int(good.sum()), max(terms.shape[1], levels.shape[1]))
             used = np.where(good[:, None, None], arrays[2], 0.0)
             fit = fit_joint(basis, *arrays[:2], used, terms, levels if with_background else None, region="valid")
             level = levels @ np.asarray(fit.background) if with_background else np.zeros(len(good))
@@ -316,7 +375,7 @@ def _off(values: Float[np.ndarray, " star"], clip: float) -> Bool[np.ndarray, " 
 def _check_count(good: int, terms: int) -> None:
     if good < terms:
         raise ValueError(
-            f"positions: {good} good stars cannot determine the {terms} terms of each coefficient; give more stars, a "
+            f"positions: {good} good stars cannot determine {terms} terms of position; give more stars, a "
             "lower order, or larger max_mean and max_rms."
         )
 

@@ -232,5 +232,5 @@ def _tapered(psf: Float[Array, "n n"], width: int) -> Float[Array, "n n"]:
 
 
 def _check_strength(strength: float | str) -> None:
-    if strength != "auto" and (isinstance(strength, str) or not strength > 0):
+    if strength != "auto" and (isinstance(strength, str) or not 0 < strength < float("inf")):
         raise ValueError(f'regularization: got {strength!r}; give a positive number, or "auto".')

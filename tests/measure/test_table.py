@@ -179,9 +179,8 @@ def test_its_own_observation_leaves_a_fit_as_it_is(unfinished):
 
 def test_the_image_is_divided_by_models_of_the_image(unfinished):
     result, obs = unfinished
-    bright = jd.Blend.of(
-        [jd.PointSource(c, flux) for c, flux in zip(CENTERS, ((9.0, 1.0), (1.0, 9.0)))], frame=(19, 20)
-    )
+    stars = [jd.PointSource(CENTERS[0], (9.0, 1.0)), jd.PointSource(CENTERS[1], (1.0, 9.0))]
+    bright = jd.Blend.of(stars, frame=(19, 20))
     other = observe(1000 * np.asarray(jd.render(bright, obs)))
     truth = 1000 * np.asarray(jd.render_sources(bright, obs))
     parts = jd.apportion_flux(result, other)
