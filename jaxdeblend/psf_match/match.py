@@ -14,6 +14,7 @@ from ..instrument.psf import AbstractPSF, ImagePSF
 from ..runtime.host import AnyArray, default_dtype
 from .basis import DeltaBasis, GaussianBasis
 from .checks import check_psfs, check_quality, recentered
+from .narrow import one_if_same
 from .options import check_kernel_sum, check_odd
 from .quality import KernelQuality, kernel_quality
 from .solvers import AbstractSolver, Fourier, LeastSquares, Solution
@@ -152,7 +153,8 @@ def find_kernels(
 
     def one(source: Array, target: Array) -> tuple[Solution, KernelQuality]:
         solution = solver.solve(source, target, edge)
-        return solution, kernel_quality(jnp.asarray(solution.kernel), source, target)
+        kernel = one_if_same(jnp.asarray(solution.kernel), source, target)
+        return Solution(kernel, solution.regularization), kernel_quality(kernel, source, target)
 
     pairs = tuple(jnp.broadcast_arrays(source, target))
     if jax.default_backend() == "cpu":  # one after the other: each fits the caches, and none waits for the slowest
