@@ -97,7 +97,9 @@ class Exposure(eqx.Module):
         filters: Sequence[str] | None = None,
     ):
         self.bands = tuple(str(band) for band in bands)
-        self.images = as_float32(images)
+        # squares of fluxes in CGS units leave single precision: such exposures stay in double
+        double = _beyond_single(variance)
+        self.images = np.asarray(jax.device_get(images), np.float64) if double else as_float32(images)
         if self.images.ndim != 3 or len(self.images) != len(self.bands) or self.images.size == 0:
             raise ValueError(
                 f"images: got shape {self.images.shape} for the {len(self.bands)} bands {self.bands}; give "
@@ -105,7 +107,7 @@ class Exposure(eqx.Module):
             )
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
-        self.variance = _variance(variance, self.images.shape)
+        self.variance = _variance(variance, self.images.shape, double=double)
         self.mask_planes = dict(mask_planes or {})
         self.mask_bits = None if mask_bits is None else _bits(mask_bits, self.images.shape)
         if mask is None and self.mask_bits is not None:
@@ -340,9 +342,18 @@ def as_float32(values: object) -> np.ndarray:
         return host.astype(np.float32, copy=False)
 
 
-def _variance(value: object, shape: tuple[int, ...]) -> np.ndarray:
+def _beyond_single(variance: object) -> bool:
+    """Whether variances are typically too small or too large for single precision."""
+    given = np.asarray(jax.device_get(variance))
+    if given.dtype != np.float64:
+        return False
+    known = given[np.isfinite(given) & (given > 0)]
+    return bool(known.size) and not 1e-30 < float(np.median(known)) < 1e30
+
+
+def _variance(value: object, shape: tuple[int, ...], *, double: bool) -> np.ndarray:
     given = np.asarray(jax.device_get(value))
-    variance = as_float32(given)
+    variance = np.asarray(given, np.float64) if double else as_float32(given)
     if variance.shape == shape[:1]:
         variance = variance[:, None, None]
     elif variance.shape != shape:
@@ -350,7 +361,7 @@ def _variance(value: object, shape: tuple[int, ...]) -> np.ndarray:
             f"variance: got shape {variance.shape} for images of shape {shape}; give the same shape, or one "
             f"number for each of the {shape[0]} bands."
         )
-    lost = (given > 0) & (given < _SMALLEST_VARIANCE)
+    lost = (given > 0) & (given < _SMALLEST_VARIANCE) & (not double)
     if lost.any():
         raise ValueError(
             f"variance: got values as small as {given[lost].min():.3g}, beyond single precision; change "

@@ -30,6 +30,7 @@ from .options import (
 from .quality import KernelQuality, kernel_qualities
 from .solvers import AbstractSolver
 from .spatial import SpatialKernel, fit_spatial_kernel
+from .units import multiplied, units_of
 
 CLIPPED_FLUX = 1e-3
 """Share of a PSF's flux that may be lost where its stamp is cropped."""
@@ -201,10 +202,12 @@ def match_exposure(
     narrower = bool((ImagePSF(target).fwhm() < NARROWER * ImagePSF(source[0]).fwhm()).any())
     used = jax.tree.map(lambda figure: np.where(candidates.good, figure, 0), candidates.own)
     check_quality(used, allow_deconvolution=config.allow_deconvolution, narrower=narrower)
-    scaled = kernel.with_sum(kernel_sum)
+    units = units_of(exposure)
+    own = multiplied(exposure, 1 / units)
+    convolved = convolved_exposure(own, kernel.with_sum(1.0), MatchedPSFField(field, kernel), config.mask_share)
     return MatchedExposure(
-        convolved_exposure(exposure, scaled, MatchedPSFField(field, kernel), config.mask_share),
-        scaled,
+        multiplied(convolved, units * kernel_sum),
+        kernel.with_sum(kernel_sum),
         candidates,
         ImagePSF(target.astype(default_dtype())),
     )

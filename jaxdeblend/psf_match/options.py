@@ -20,7 +20,7 @@ def check_kernel_sum(kernel_sum: object) -> None:
         raise ValueError(f"kernel_sum: got {kernel_sum}; give one positive, finite number, 1 to keep fluxes.")
 
 
-def check_odd(name: str, value: object, most: float = math.inf, what: str = "") -> None:
+def check_odd(name: str, value: object, most: float | int = math.inf, what: str = "") -> None:
     """Refuse an edge that is not an odd, positive number of pixels, or larger than something."""
     if _whole(value) and 1 <= int(value) <= most and int(value) % 2 == 1:  # type: ignore[call-overload]
         return
@@ -45,13 +45,13 @@ def check_kind(name: str, value: object) -> None:
         raise ValueError(f"{name}: got {value!r}; give one of {', '.join(map(repr, KINDS))}.")
 
 
-def check_positive(name: str, value: float, meaning: str) -> None:
+def check_positive(name: str, value: float | int, meaning: str) -> None:
     """Refuse a limit that is NaN, zero or negative; it may be infinite."""
     if not value > 0:
         raise ValueError(f"{name}: got {value}; give {meaning}, a positive number.")
 
 
-def check_share(name: str, value: float) -> None:
+def check_share(name: str, value: float | int) -> None:
     """Refuse a share of a kernel that is not between 0 and 1."""
     if not 0 < value < 1:
         raise ValueError(f"{name}: got {value}; give a share of the kernel between 0 and 1.")

@@ -241,3 +241,26 @@ def test_kernels_that_are_larger_than_the_image():
     with pytest.raises(ValueError, match=r"kernel_edge: got 15 pixels for images of shape \(32, 13\); give at most 13"):
         jd.match_exposure(small, jd.GaussianPSF(2.0), jd.MatchConfig(kernel_edge=15))
     assert jd.match_exposure(small, jd.GaussianPSF(2.0)).kernel.edge == 13
+
+
+def test_an_exposure_matched_to_its_own_psf_stays_as_it_is():
+    images = np.random.default_rng(3).normal(size=(1, 64, 64)).astype(np.float32)
+    before = jd.Exposure(images, [4.0], jd.GaussianPSF(1.5), bands=["r"])
+    after = jd.match_exposure(before, jd.GaussianPSF(1.5)).exposure
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    np.testing.assert_allclose(after.images[inner], images[inner], atol=1e-5)
+    np.testing.assert_allclose(after.variance[inner], 4.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-21, 1e21, 1e30])
+def test_the_unit_of_the_images_does_not_matter(unit):
+    images = 50 + np.random.default_rng(3).normal(size=(1, 48, 48))
+    usual, other = (
+        jd.match_exposure(
+            jd.Exposure(images * c, [4.0 * c**2], jd.GaussianPSF(1.5), bands=["r"]), jd.GaussianPSF(2.0), kernel_sum=2.0
+        ).exposure
+        for c in (1.0, unit)
+    )
+    np.testing.assert_array_equal(other.mask, usual.mask)
+    np.testing.assert_allclose(other.images / unit, usual.images, rtol=1e-5)
+    np.testing.assert_allclose(other.variance / unit**2, usual.variance, rtol=1e-5)
