@@ -180,7 +180,7 @@ def methods() -> dict[str, Callable[[jd.Observation], np.ndarray]]:
         found = detect_sources(smooth, 3.0, n_pixels=5)
         if found is None:
             return np.zeros((0, 2))
-        catalog = SourceCatalog(smooth, deblend_sources(smooth, found, n_pixels=5, progress_bar=False))
+        catalog = SourceCatalog(smooth, deblend_sources(smooth, found, n_pixels=5))
         centers = np.stack([catalog.y_centroid, catalog.x_centroid], axis=-1)
         return centers[np.asarray(catalog.max_value) >= 5.0]
 

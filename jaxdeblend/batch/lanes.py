@@ -271,7 +271,7 @@ def observation_of(lane: dict[str, PyTree]) -> Observation:
         model_psf=lane["model_psf"],
         kernel=DifferenceKernel(lane["kernel"]) if "kernel" in lane else _kernel(lane),
         extent=lane["extent"],
-    ).prepared()
+    ).prepared(None if "kernel" in lane else lane["psf_edge"])
 
 
 def _kernel(lane: dict[str, PyTree]) -> DifferenceKernel:

@@ -12,6 +12,7 @@ from typing import Any
 from ..detect.detection import METHODS
 from ..fit import Initialization, ProximalAdam
 from ..io import PathLike
+from ..io.reading import reading
 from ..model.constraint import SparseThreshold
 from ..model.prior import SymmetricPrior
 
@@ -171,16 +172,15 @@ class DeblendConfig:
         >>> jd.DeblendConfig.from_toml("max_iter = 40").max_iter
         40
         """
-        is_text = isinstance(source, str) and ("=" in source or not source.strip())
-        where = "" if is_text else f"{source}: "
-        try:
-            given = tomllib.loads(str(source) if is_text else _text(Path(source)))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{where}not readable as TOML ({error}).") from error
-        try:
-            return cls(**_values(given))
-        except ValueError as error:
-            raise ValueError(f"{where}{error}") from error
+        if isinstance(source, str) and ("=" in source or not source.strip()):
+            return cls(**_values(_parsed(source)))
+        path = Path(source)
+        with reading(path, "TOML file", allow_empty=True):
+            text = path.read_text(encoding="utf-8")
+            try:
+                return cls(**_values(_parsed(text)))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
 
     def to_toml(self) -> str:
         """Write all fields as text, but for those that are None.
@@ -261,10 +261,11 @@ def _ranges(config: DeblendConfig) -> dict[str, tuple[bool, str]]:
     } | {name: (getattr(config, name) >= 0, "a positive number, or 0 for no limit") for name in limits}
 
 
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    return path.read_text(encoding="utf-8")
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"not readable as TOML ({error}).") from error
 
 
 def _values(given: Mapping[str, Any]) -> dict[str, Any]:

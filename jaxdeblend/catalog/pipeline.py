@@ -278,6 +278,8 @@ def deblend_catalog(
         raise ValueError("threshold, options, optimizer: with a store, give them in config, which is kept there.")
     if workers is not None and store is None:
         raise ValueError("workers: they fit for a store only; give store as well.")
+    if store is not None:
+        StoreWriter.check_free(store)  # before the work of detection
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}; give the number of blends that are sent together, at least 1.")
     watch = Stopwatch()

@@ -32,7 +32,7 @@ from .pipeline import (
 from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, peak_significance, plan_digest
 from .records import SKIPPED, stored_outcomes, stored_tables
 from .running import Cutout, Cutter, Runner
-from .store import ModelStore, StoredBlend
+from .store import ModelStore, StoredBlend, StoreWriter
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ def restart_catalog(
     """
     if Path(output).absolute() == Path(store).absolute():
         raise ValueError(f"output: got {output}, which is the store; give another file.")
+    StoreWriter.check_free(output)  # before the work of detection
     watch = Stopwatch()
     with ModelStore(store) as old:
         settings = _settings_of(old)

@@ -233,13 +233,17 @@ def _render(
 
     def one(members: Float[Array, " source"]) -> Float[Array, "band y x"]:
         cube = jnp.zeros((len(bands), *frames[0].shape[-2:]), frames[0].dtype)
+        flux = jnp.zeros((len(blend.centers), len(bands)), cube.dtype)
         for stack, images in zip(blend.stacks, frames, strict=True):
             spectra, _ = stack.terms()
             share = members @ stack.membership(len(members)).astype(members.dtype)
             light = share[:, None, None] * spectra[:, :, bands]
             light = jnp.where(jnp.isfinite(light), light, 0.0)
-            cube = cube + jnp.einsum("ctb,ctyx->byx", light, images)
-        return obs.convolve(cube)
+            extended = jnp.where(stack.is_point[:, None, None], 0.0, light)
+            cube = cube + jnp.einsum("ctb,ctyx->byx", extended, images)
+            total = jnp.einsum("ctb,ctyx->cb", light - extended, stack.terms()[1])
+            flux = flux + stack.membership(len(flux)).astype(flux.dtype) @ total
+        return obs.convolve(cube) + obs.draw_points(jnp.asarray(blend.centers), flux)
 
     return jax.lax.map(one, jnp.asarray(groups))
 

@@ -12,12 +12,20 @@ import numpy as np
 from astropy.table import QTable, Table
 
 from .._version import __version__
-from ..catalog import DeblendConfig, ModelStore, deblend_catalog, mask_not_deblended, merge_stores, stored_tables
+from ..catalog import (
+    DeblendConfig,
+    ModelStore,
+    StoreWriter,
+    deblend_catalog,
+    mask_not_deblended,
+    merge_stores,
+    stored_tables,
+)
 from ..catalog.columns import POSITION_COLUMNS
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
 from ..detect import detection_of_labels
-from ..io import read_description, read_positions, read_segmentation, write_catalog, write_mask
+from ..io import output_folder, read_description, read_positions, read_segmentation, write_catalog, write_mask
 from ..io.files import atomic_path
 from ..measure.table import describe_columns
 from .work import progress_bar, run_record
@@ -37,7 +45,8 @@ class CatalogOptions:
     config: Path | None = None
     peaks: Path | None = None
     segmentation: Path | None = None
-    origin: int = 0
+    origin: int | None = None
+    columns: str | None = None
     resume: bool = False
     shard: tuple[int, int] = (1, 1)
     workers: int | str | None = None
@@ -65,16 +74,20 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     text, code
         What came out, in words, and the exit code.
     """
-    started = time.perf_counter()
     if options.write_mask and options.shard[1] > 1:
         raise ValueError(
             "--write-mask: a shard has no mask of its own; once all are merged: "
             f"jaxdeblend products {options.output} {options.exposure} --mask"
         )
     config = DeblendConfig() if options.config is None else DeblendConfig.from_toml(options.config)
-    for there in (options.store, partial_folder(options.store)):
-        if there.exists() and not options.resume:
-            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+    with output_folder(options.output, shared=options.shard[1] > 1):
+        return _deblend_catalog(options, config)
+
+
+def _deblend_catalog(options: CatalogOptions, config: DeblendConfig) -> tuple[str, int]:
+    """The same, in a folder that no other run writes to."""
+    started = time.perf_counter()
+    check_store(options.store, resume=options.resume)
     if options.workers is not None:
         require_distributed()
         # the GPU of this process is one of the workers'
@@ -83,13 +96,14 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     read = time.perf_counter() - started
     centers = None
     if options.peaks is not None:
-        positions, given = read_positions(options.peaks, origin=options.origin, wcs=exposure.wcs)
+        positions, given = read_positions(
+            options.peaks, origin=options.origin, columns=options.columns, wcs=exposure.wcs
+        )
         known = {name: given[name] for name in config.pseudo_columns if name in given.colnames}
         centers = Table({"y": positions[:, 0], "x": positions[:, 1], **known})
     detection = None
     if options.segmentation is not None:
         detection = detection_of_labels(exposure.observation(), read_segmentation(options.segmentation))
-    options.output.mkdir(parents=True, exist_ok=True)
     with progress_bar("deblending", "blend") as progress:
         result = deblend_catalog(
             exposure,
@@ -124,6 +138,29 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
     return f"{text}\nwrote {', '.join((STORE, *names, RUN))} to {options.output}", int(counts["without_flux"] > 0)
 
 
+def check_store(store: Path, *, resume: bool) -> None:
+    """Refuse a store that another run writes, or that is there and shall not be gone on with.
+
+    Parameters
+    ----------
+    store
+        The store.
+    resume
+        Whether to go on with it.
+
+    Raises
+    ------
+    BlockingIOError
+        If another run writes it.
+    FileExistsError
+        If there is one, finished or not, and `resume` is not set.
+    """
+    StoreWriter.check_free(store)
+    for there in (store, partial_folder(store)):
+        if there.exists() and not resume:
+            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+
+
 def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> tuple[str, int]:
     """Merge the stores of shards, and write the tables of all of them.
 
@@ -141,8 +178,16 @@ def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> t
     text, code
         What came out, in words, and the exit code.
     """
+    if not output.is_dir():
+        raise FileNotFoundError(f"{output}: no such folder.")
+    with output_folder(output):
+        return _merge(output, kind, overwrite=overwrite)
+
+
+def _merge(output: Path, kind: str, *, overwrite: bool) -> tuple[str, int]:
+    """The same, in a folder that no run writes to."""
     stores = _shards(output)
-    given = read_positions(output / POSITIONS)[0]
+    given = read_positions(output / POSITIONS, allow_empty=True)[0]
     path = merge_stores(stores, output / STORE, overwrite=overwrite)
     tables = stored_tables(path, given)
     names = write_tables(output, kind, *tables, _bands(tables[0]))

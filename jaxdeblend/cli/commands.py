@@ -25,6 +25,7 @@ from .options import (
     Names,
     Numbers,
     Shard,
+    add_options,
     bits_or_names,
     catalog_options,
     common_options,
@@ -32,6 +33,7 @@ from .options import (
     inputs,
     optional_exposure_options,
     output_options,
+    peaks_options,
 )
 from .products import products
 from .restarting import restart
@@ -71,7 +73,7 @@ def group(ctx: click.Context) -> None:
 @click.option("--no-symmetry", is_flag=True, help="Fit without the prior that galaxies are nearly symmetric.")
 @output_options("out")
 @common_options
-def deblend(origin: str, output: Path, **options: Any) -> int:
+def deblend(output: Path, **options: Any) -> int:
     """Deblend all sources in images of the same sky.
 
     IMAGES are FITS files: one per band in the order of --bands, a pattern with {band}, or one file for all
@@ -91,7 +93,7 @@ def deblend(origin: str, output: Path, **options: Any) -> int:
       jaxdeblend deblend g.fits r.fits --bands g,r --psf-fwhm 4.1,3.9 --bad-mask SAT,BAD
       jaxdeblend deblend cube.fits --bands g,r,i --psf psf.fits --peaks sextractor.cat --origin 1
     """  # noqa: D301
-    job = DeblendOptions(inputs=inputs(options), output=output, origin=int(origin), **options)
+    job = DeblendOptions(inputs=inputs(options), output=output, **options)
     summary = run_deblend(job)
     click.echo(summary.text())
     return summary.exit_code
@@ -130,7 +132,7 @@ def _choice(name: str, explanation: str) -> Callable:
 )
 @output_options("out")
 @common_options
-def single_band(origin: str, output: Path, no_psf_templates: bool, **options: Any) -> int:
+def single_band(output: Path, no_psf_templates: bool, **options: Any) -> int:
     """Divide each band of images of the same sky by templates, with no fit of all bands together.
 
     IMAGES are read, and sources found, as by `jaxdeblend deblend`. The template of a source is the PSF, or what is
@@ -153,10 +155,15 @@ def single_band(origin: str, output: Path, no_psf_templates: bool, **options: An
     """  # noqa: D301
     names = [field.name for field in dataclasses.fields(SingleBandConfig) if field.name in options]
     config = SingleBandConfig(fit_psf=not no_psf_templates, **{name: options.pop(name) for name in names})
-    job = SingleBandOptions(inputs=inputs(options), output=output, config=config, origin=int(origin), **options)
+    job = SingleBandOptions(inputs=inputs(options), output=output, config=config, **options)
     summary = run_single_band(job)
     click.echo(summary.text())
     return summary.exit_code
+
+
+def _peaks(command: Callable) -> Callable:
+    """Add --peaks and what belongs to it."""
+    return add_options(peaks_options(), command)
 
 
 _kind_option = click.option(
@@ -173,8 +180,7 @@ _kind_option = click.option(
 @click.argument("exposure", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML with fields of jaxdeblend.DeblendConfig.")
-@click.option("--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them.")
-@click.option("--origin", type=click.Choice(["0", "1"]), default="0", help="Number of the first pixel in --peaks.")
+@_peaks
 @click.option(
     "--segmentation", type=click.Path(path_type=Path), help="Segmentation map (FITS), instead of detecting footprints."
 )
@@ -192,7 +198,7 @@ _kind_option = click.option(
 @click.option("--write-mask", is_flag=True, help="Write masks with the plane NOT_DEBLENDED, too.")
 @_kind_option
 @common_options
-def deblend_catalog(origin: str, workers: int | None, scheduler: str | None, **options: Any) -> int:
+def deblend_catalog(workers: int | None, scheduler: str | None, **options: Any) -> int:
     """Deblend a large exposure into a store of models, so that the run can stop and go on.
 
     EXPOSURE is a TOML file that describes it: bands, images, psf or psf_fwhm, and whatever else is needed.
@@ -217,7 +223,7 @@ def deblend_catalog(origin: str, workers: int | None, scheduler: str | None, **o
     """  # noqa: D301
     if workers is not None and scheduler is not None:
         raise click.UsageError("give --workers, which are started here, or --scheduler, which has its own.")
-    text, code = run_deblend_catalog(CatalogOptions(origin=int(origin), workers=workers or scheduler, **options))
+    text, code = run_deblend_catalog(CatalogOptions(workers=workers or scheduler, **options))
     click.echo(text)
     return code
 

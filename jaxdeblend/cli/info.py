@@ -1,16 +1,16 @@
 """The work of `jaxdeblend info`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
 from ..instrument.psf import ImagePSF
 from ..io import read_models, read_planes
+from ..io.mask_bits import mask_bits, mask_kind_of
 from ..io.masks import any_of, as_bits, bad_pattern, mask_planes
 from ..io.pixels import open_fits
-from ..io.planes import Plane
+from ..io.planes import FilePlanes, Plane
 
 LARGEST_PSF = 201
 """Larger images are not taken for PSFs."""
@@ -36,7 +36,7 @@ def describe(path: str, bad_mask: Sequence[str | int] | None = None) -> str:
     file = read_planes(path, _bands(names))
     lines = [f"{path}", "  extensions   " + ", ".join(names)]
     for plane in file.planes:
-        lines += [f"  {line}" for line in _plane_lines(file.path, plane, bad_mask)]
+        lines += [f"  {line}" for line in _plane_lines(file, plane, bad_mask)]
     if "SOURCES" in {name.split()[0] for name in names}:
         lines.append(f"  models       of {len(read_models(path).sources)} sources")
     elif not file.planes:
@@ -57,10 +57,10 @@ def _bands(names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plane_lines(path: Path, plane: Plane, bad_mask: Sequence[str | int] | None) -> list[str]:
+def _plane_lines(file: FilePlanes, plane: Plane, bad_mask: Sequence[str | int] | None) -> list[str]:
     name = plane.role if plane.band == "*" else f"{plane.role} {plane.band}"
     if plane.role == "mask":
-        return [f"{name:<12} {_mask_text(path, plane, bad_mask)}"]
+        return [f"{name:<12} {_mask_text(file, plane, bad_mask)}"]
     data = plane.data
     finite = np.isfinite(data)
     typical = f"median {np.median(data[finite]):.4g}" if finite.any() else "no finite value"
@@ -109,9 +109,14 @@ def _psf_text(data: np.ndarray) -> str | None:
     return f"FWHM {', '.join(f'{w:.2f}' for w in widths)} px; sum {', '.join(f'{s:.4g}' for s in sums)}"
 
 
-def _mask_text(path: Path, plane: Plane, bad_mask: Sequence[str | int] | None) -> str:
+def _mask_text(file: FilePlanes, plane: Plane, bad_mask: Sequence[str | int] | None) -> str:
     planes, bits = mask_planes(plane.header), as_bits(plane.data)
-    text = f"{100 * np.mean(any_of(bits, bad_pattern(path, planes, bad_mask))):.2g}% masked"
+    kind = None if planes else mask_kind_of(plane.header, file.primary)
+    if kind is not None:
+        known = mask_bits(kind)
+        planes = dict(known.planes)
+        bad_mask = known.bad if bad_mask is None else bad_mask
+    text = f"{100 * np.mean(any_of(bits, bad_pattern(file.path, planes, bad_mask))):.2g}% masked"
     if not planes:
         return f"{text} (no named planes: any bit counts)" if bad_mask is None else text
     shares = {name: 100 * np.mean(any_of(bits, 1 << bit)) for name, bit in planes.items()}

@@ -135,7 +135,7 @@ def read_reference(options: MatchOptions, exposure: Exposure) -> AbstractPSF:
     if options.reference and options.reference_fwhm:
         raise click.UsageError("give either --reference or --reference-fwhm.")
     if options.reference:
-        return read_psf(options.reference, exposure.bands)
+        return read_psf(options.reference, exposure.bands, pixel_scale=exposure.pixel_scale)
     if options.reference_fwhm:
         return psf_of_widths("--reference-fwhm", options.reference_fwhm, options.reference_model, exposure.bands)
     stamps = _stamps(as_field(exposure.psf), exposure)

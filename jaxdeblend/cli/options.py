@@ -9,7 +9,8 @@ import numpy as np
 
 from ..instrument.psf import AbstractPSF, GaussianPSF, MoffatPSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField
-from ..io import Exposure, read_exposure, read_psf_field
+from ..io import MASK_KINDS, NOISE_KINDS, Exposure, open_exposure, read_psf_field
+from ..io.exposure_files import STAND_IN_PSF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,29 +25,44 @@ class Inputs:
     bad_mask: tuple[str | int, ...] | None = None
     variance: str | None = None
     weight: str | None = None
+    rms: str | None = None
+    exposure_time: str | None = None
+    noise_kind: str | None = None
     mask: str | None = None
+    mask_kind: str | None = None
 
     def read(self) -> Exposure:
         """Read the exposure."""
-        psf = self.read_psf()
-        return read_exposure(
+        self._check_psf()
+        exposure = open_exposure(
             self.images,
             bands=self.bands,
-            psf=psf,
+            psf=STAND_IN_PSF,
             bad_mask=self.bad_mask,
             variance=self.variance,
             weight=self.weight,
+            rms=self.rms,
+            exposure_time=self.exposure_time,
+            noise_kind=self.noise_kind,
             mask=self.mask,
+            mask_kind=self.mask_kind,
         )
+        return exposure.with_psf(self.read_psf(exposure.pixel_scale)).read()
 
-    def read_psf(self) -> AbstractPSF | AbstractPSFField:
-        """Read the PSF, or make it from its widths."""
-        if bool(self.psf) == bool(self.psf_fwhm):
-            raise click.UsageError("give the PSF, either as files by --psf or as widths by --psf-fwhm.")
+    def read_psf(self, pixel_scale: float | None = None) -> AbstractPSF | AbstractPSFField:
+        """Read the PSF, or make it from its widths. Oversampled stamps are known by the pixel scale of the images."""
+        self._check_psf()
         if self.psf:
-            field = read_psf_field(self.psf, self.bands)
+            field = read_psf_field(self.psf, self.bands, pixel_scale=pixel_scale)
             return field.psf if isinstance(field, ConstantPSFField) else field
         return psf_of_widths("--psf-fwhm", self.psf_fwhm, self.psf_model, self.bands)
+
+    def _check_psf(self) -> None:
+        """The PSF must be given in one way, which is known before any file is read."""
+        if bool(self.psf) == bool(self.psf_fwhm):
+            raise click.UsageError("give the PSF, either as files by --psf or as widths by --psf-fwhm.")
+        if self.psf_fwhm:
+            psf_of_widths("--psf-fwhm", self.psf_fwhm, self.psf_model, self.bands)
 
 
 def psf_of_widths(option: str, widths: Sequence[float], model: str, bands: Sequence[str]) -> AbstractPSF:
@@ -83,12 +99,15 @@ class Names(click.ParamType):
     def convert(
         self,
         value: object,
-        param: click.Parameter | None,  # noqa: ARG002
-        ctx: click.Context | None,  # noqa: ARG002
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> tuple[str, ...]:
         """Split at commas."""
         names = value if isinstance(value, tuple) else str(value).split(",")
-        return tuple(str(name).strip() for name in names if str(name).strip())
+        found = tuple(str(name).strip() for name in names if str(name).strip())
+        if not found:
+            self.fail(f"{value!r} names nothing; give one name, or several such as g,r,i.", param, ctx)
+        return found
 
 
 class Numbers(click.ParamType):
@@ -123,12 +142,12 @@ class Shard(click.ParamType):
 
 def exposure_options(command: Callable) -> Callable:
     """Add the options of `Inputs` to a command."""
-    return _add(_exposure_options(required=True), command)
+    return add_options(_exposure_options(required=True), command)
 
 
 def optional_exposure_options(command: Callable) -> Callable:
     """Add the options of `Inputs` to a command that can do without."""
-    return _add(_exposure_options(required=False), command)
+    return add_options(_exposure_options(required=False), command)
 
 
 def _exposure_options(*, required: bool) -> list[Callable]:
@@ -156,24 +175,30 @@ def _exposure_options(*, required: bool) -> list[Callable]:
         ),
         click.option("--variance", help="Variance from these files: 'var_{band}.fits'."),
         click.option("--weight", help="Weights (1 / variance) from these files: 'invvar_{band}.fits'."),
+        click.option("--rms", help="Standard deviations from these files: 'rms_{band}.fits'."),
+        click.option(
+            "--exposure-time",
+            help="Exposure times from these files: 'exp_{band}.fits'. The noise is measured, and goes with their root.",
+        ),
+        click.option(
+            "--noise-kind",
+            type=click.Choice(NOISE_KINDS),
+            help="What the noise planes in the images' files are, whatever their names.",
+        ),
+        click.option(
+            "--mask-kind",
+            type=click.Choice(MASK_KINDS),
+            help="Survey whose bits the masks have.  [default: what the headers say]",
+        ),
         click.option("--mask", help="Masks from these files: 'mask_{band}.fits', or one for all bands."),
     ]
 
 
 def catalog_options(command: Callable) -> Callable:
     """Add what the commands have that write a catalog: where its sources are, and what the file is."""
-    return _add(
+    return add_options(
         [
-            click.option(
-                "--peaks", type=click.Path(path_type=Path), help="Table of positions, instead of detecting them."
-            ),
-            click.option(
-                "--origin",
-                type=click.Choice(["0", "1"]),
-                default="0",
-                show_default=True,
-                help="Number of the first pixel in --peaks: 1 for SExtractor and ds9.",
-            ),
+            *peaks_options(),
             click.option(
                 "--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma."
             ),
@@ -191,9 +216,41 @@ def catalog_options(command: Callable) -> Callable:
     )
 
 
+def peaks_options(
+    option: str = "--peaks",
+    explanation: str = "Table of positions, instead of detecting them.",
+    *,
+    required: bool = False,
+) -> list[Callable]:
+    """Options of a table of positions.
+
+    Parameters
+    ----------
+    option
+        Name of the option of the table.
+    explanation
+        What it is for.
+    required
+        Whether it must be given.
+    """
+    return [
+        click.option(option, type=click.Path(path_type=Path), required=required, help=explanation),
+        click.option(
+            "--origin",
+            type=click.IntRange(0, 1),
+            help=f"Number of the first pixel in {option}.  [default: 1 for SExtractor's columns, else 0]",
+        ),
+        click.option(
+            "--columns",
+            metavar="Y,X",
+            help=f"Columns of {option}: Y,X in pixels, or ra=NAME,dec=NAME.  [default: found by well-known names]",
+        ),
+    ]
+
+
 def common_options(command: Callable) -> Callable:
     """Add what every command has."""
-    return _add(
+    return add_options(
         [click.option("--debug", is_flag=True, expose_value=False, help="Show more messages, and tracebacks.")],
         command,
     )
@@ -212,7 +269,7 @@ def output_options(default: str) -> Callable[[Callable], Callable]:
         ),
         click.option("--no-pictures", is_flag=True, help="Draw no picture."),
     ]
-    return lambda command: _add(options, command)
+    return lambda command: add_options(options, command)
 
 
 def inputs(given: dict[str, object]) -> Inputs:
@@ -230,7 +287,8 @@ def bits_or_names(values: Sequence[str]) -> tuple[str | int, ...]:
     return tuple(int(value) if value.isdigit() else value for value in values)
 
 
-def _add(options: Sequence[Callable], command: Callable) -> Callable:
+def add_options(options: Sequence[Callable], command: Callable) -> Callable:
+    """Add options to a command, in this order."""
     for option in reversed(options):
         command = option(command)
     return command

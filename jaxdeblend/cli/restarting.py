@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import click
 import numpy as np
 
 from ..catalog import restart_catalog
-from ..catalog.store import partial_folder
-from ..io import read_description, read_positions
+from ..io import output_folder, read_description, read_positions
 from ..io.files import atomic_path
-from .cataloging import POSITIONS, RUN, STORE, counts_of, write_positions, write_tables
-from .options import common_options
+from .cataloging import POSITIONS, RUN, STORE, check_store, counts_of, write_positions, write_tables
+from .options import add_options, common_options, peaks_options
 from .work import progress_bar, run_record
 
 
@@ -26,7 +26,8 @@ class RestartOptions:
     exposure: Path
     add: Path
     output: Path
-    origin: int = 0
+    origin: int | None = None
+    columns: str | None = None
     center_error: float = 0.1
     resume: bool = False
     kind: str = "ecsv"
@@ -45,15 +46,18 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
     text, code
         What came out, in words, and the exit code.
     """
+    with output_folder(options.output):
+        return _restart(options)
+
+
+def _restart(options: RestartOptions) -> tuple[str, int]:
+    """The same, in a folder that no other run writes to."""
     started = time.perf_counter()
     store = options.output / STORE
-    for there in (store, partial_folder(store)):
-        if there.exists() and not options.resume:
-            raise FileExistsError(f"{there}: exists already; go on with it by --resume, or remove it.")
+    check_store(store, resume=options.resume)
     exposure = read_description(options.exposure).read()
-    known = read_positions(options.run / POSITIONS)[0]
-    added = read_positions(options.add, origin=options.origin, wcs=exposure.wcs)[0]
-    options.output.mkdir(parents=True, exist_ok=True)
+    known = read_positions(options.run / POSITIONS, allow_empty=True)[0]
+    added = read_positions(options.add, origin=options.origin, columns=options.columns, wcs=exposure.wcs)[0]
     with progress_bar("deblending", "blend") as progress:
         result = restart_catalog(
             options.run / STORE,
@@ -81,11 +85,15 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
     return text, int(counts["without_flux"] > 0)
 
 
+def _added(command: Callable) -> Callable:
+    """Add --add and what belongs to it."""
+    return add_options(peaks_options("--add", "Table of positions of the sources to add.", required=True), command)
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("exposure", type=click.Path(path_type=Path))
-@click.option("--add", type=click.Path(path_type=Path), required=True, help="Table of positions of the sources to add.")
-@click.option("--origin", type=click.Choice(["0", "1"]), default="0", help="Number of the first pixel in --add.")
+@_added
 @click.option("--center-error", type=float, default=0.1, show_default=True, help="1 sigma error of these, in pixels.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the new catalog."
@@ -100,7 +108,7 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
     help="Format of the tables.",
 )
 @common_options
-def restart(origin: str, **options: Any) -> int:
+def restart(**options: Any) -> int:
     """Add sources that were missed to a catalog; only blends that they touch are fitted again.
 
     RUN is the folder to which `jaxdeblend deblend-catalog` (or a restart) wrote, EXPOSURE the description that it was
@@ -114,6 +122,6 @@ def restart(origin: str, **options: Any) -> int:
     Example:
       jaxdeblend restart out/ exposure.toml --add missed.ecsv -o more/
     """  # noqa: D301
-    text, code = run_restart(RestartOptions(origin=int(origin), **options))
+    text, code = run_restart(RestartOptions(**options))
     click.echo(text)
     return code

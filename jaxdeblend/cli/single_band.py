@@ -25,7 +25,8 @@ class SingleBandOptions:
     output: Path
     config: SingleBandConfig
     peaks: Path | None = None
-    origin: int = 0
+    origin: int | None = None
+    columns: str | None = None
     threshold: float = 5.0
     kind: str = "ecsv"
     overwrite: bool = False
@@ -95,7 +96,7 @@ def run_single_band(options: SingleBandOptions) -> SingleBandSummary:
     started = time.perf_counter()
     with staged_folder(options.output, options.names, overwrite=options.overwrite) as stage:
         exposure = options.inputs.read()
-        centers = given_centers(options.peaks, options.origin, exposure)
+        centers = given_centers(options.peaks, options.origin, exposure, options.columns)
         read = time.perf_counter()
         with progress_bar("deblending", "blend") as progress:
             result = deblend_single_band_exposure(

@@ -29,7 +29,8 @@ class DeblendOptions:
     inputs: Inputs
     output: Path
     peaks: Path | None = None
-    origin: int = 0
+    origin: int | None = None
+    columns: str | None = None
     threshold: float = 5.0
     max_steps: int | None = None
     no_symmetry: bool = False
@@ -96,7 +97,7 @@ def run_deblend(options: DeblendOptions) -> Summary:
     started = time.perf_counter()
     with staged_folder(options.output, options.names, overwrite=options.overwrite) as stage:
         exposure = options.inputs.read()
-        centers = given_centers(options.peaks, options.origin, exposure)
+        centers = given_centers(options.peaks, options.origin, exposure, options.columns)
         read = time.perf_counter()
         with progress_bar("deblending", "blend") as progress:
             result = deblend_catalog(
@@ -117,7 +118,9 @@ def run_deblend(options: DeblendOptions) -> Summary:
     return summary
 
 
-def given_centers(peaks: Path | None, origin: int, exposure: Exposure) -> Float[np.ndarray, "source 2"] | None:
+def given_centers(
+    peaks: Path | None, origin: int | None, exposure: Exposure, columns: str | None = None
+) -> Float[np.ndarray, "source 2"] | None:
     """Positions of a table, None without one: they are detected.
 
     Parameters
@@ -125,16 +128,20 @@ def given_centers(peaks: Path | None, origin: int, exposure: Exposure) -> Float[
     peaks
         The table.
     origin
-        Number of the first pixel in it.
+        Number of the first pixel in it; None: what its columns tell.
     exposure
         The exposure.
+    columns
+        Names of its columns; None: well-known ones.
 
     Returns
     -------
     np.ndarray or None
         Positions (y, x) in pixels.
     """
-    return None if peaks is None else read_positions(peaks, origin=origin, wcs=exposure.wcs)[0]
+    if peaks is None:
+        return None
+    return read_positions(peaks, origin=origin, columns=columns, wcs=exposure.wcs)[0]
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def detection_of_labels(
 
 
 def _checked(labels: object, shape: tuple[int, int]) -> Int[np.ndarray, "y x"]:
-    given = np.asarray(labels)
+    given = labels.filled(0) if isinstance(labels, np.ma.MaskedArray) else np.asarray(labels)
     if given.shape != shape:
         raise ValueError(
             f"labels: got shape {given.shape} for images of shape {shape}; give one label per pixel (y, x)."

@@ -235,8 +235,8 @@ def expand(
     *,
     sparsity: Float[Array, ""] | float,
     passes: int,
-) -> tuple[Float[Array, "source s s"], Float[Array, "source band"], Float[Array, "source 2"]]:
-    """Stamps, spectra and positions of all sources.
+) -> tuple[Float[Array, "source s s"], Float[Array, "source band"], Float[Array, "source 2"], Float[Array, " source"]]:
+    """Stamps, spectra, positions and point-like shares of all sources.
 
     Parameters
     ----------
@@ -261,7 +261,8 @@ def expand(
     -------
     tuple
         Smooth stamps (source, s, s) that fall outwards, in flux units of the mean band, the flux of each source in
-        each band, and the improved positions. A source without light is given a faint point.
+        each band, the improved positions, and which share of each source's light is that of a point. A source without
+        light is given a faint point.
     """
     share, bands = band_weights(obs), Image.bands(obs)
     bands = bands.binned(BINNING)
@@ -288,7 +289,9 @@ def expand(
         lambda band: _normal_equations(band, _gaussians(band, ellipses, active, widths)), bands
     )
     light, spectra = _factorized(matrices, vectors, light, share, sparsity)
-    return _stamps(light, ellipses.ellipticity, widths, edge), spectra.T, ellipses.center
+    total = light.sum(axis=1)
+    point_share = jnp.where(total > 0, light[:, 0] / jnp.where(total > 0, total, 1.0), 1.0)
+    return _stamps(light, ellipses.ellipticity, widths, edge), spectra.T, ellipses.center, point_share
 
 
 def _gaussians(

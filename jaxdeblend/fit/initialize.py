@@ -19,6 +19,10 @@ from .expansion import expand
 from .ladder import default_stamp_edge
 from .render import render_terms
 from .spectra import solve_spectra
+from .stars import find_points
+
+COMPACT = 0.5
+"""Share of the light of a first model that must be that of a point for the source to be tried as a star."""
 
 SMALLEST_SPLIT = 61
 """Edge from which on the stamps of sources that need less are half as wide."""
@@ -189,12 +193,17 @@ def initialize_arrays(
     inside = lies_inside(positions, obs)
     centers = jnp.where(inside[:, None], positions, 0.0)
     lit = active & inside
-    shapes, spectra, improved = expand(
+    shapes, spectra, improved, point_share = expand(
         obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
     )
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
-    sources = Blend(centers, CenterPrior(positions, jnp.where(inside, error, 0.0)), (), active, obs.shape)
-    return with_shapes(sources, obs, shapes, jnp.zeros_like(active), options, spectra=spectra)
+    prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
+    compact = lit & (point_share > COMPACT)
+    detected = jnp.where(inside[:, None], positions, 0.0)
+    points = find_points(obs, shapes, jnp.where(lit[:, None], spectra, 0.0), centers, detected, prior.sigma, compact)
+    sources = Blend(points.center, prior, (), active, obs.shape)
+    spectra = jnp.where(points.is_point[:, None], points.flux, spectra)
+    return with_shapes(sources, obs, shapes, points.is_point, options, spectra=spectra)
 
 
 def with_shapes(
@@ -241,7 +250,7 @@ def with_shapes(
         amplitude = jnp.where(total > 0, spectra / jnp.where(total > 0, total, 1.0), 0.0)
     images, source, lit, height = _components(shapes, lit, jnp.where(point, 0.0, significance), options)
     step = jnp.where(point[source], 0.0, 0.01)
-    stacks = _stacks(images, amplitude[source] * height[:, None], source, lit, step, peak, options)
+    stacks = _stacks(images, amplitude[source] * height[:, None], source, lit, step, point[source], peak, options)
     blend = Blend(sources.centers, sources.center_prior, stacks, sources.active, sources.frame)
     return blend if spectra is not None else solve_spectra(blend, obs, render_terms(blend, obs))
 
@@ -286,6 +295,7 @@ def _stacks(
     source: Int[Array, " component"],
     lit: Bool[Array, " component"],
     step: Float[Array, " component"],
+    point: Bool[Array, " component"],
     peak: Float[Array, " source"],
     options: Initialization,
 ) -> tuple[Stack, ...]:
@@ -296,10 +306,10 @@ def _stacks(
 
     def stack(which: Array | slice, images: Array) -> Stack:
         component = jax.vmap(
-            lambda image, spectrum, step: FactorizedComponent(
-                FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step)
+            lambda image, spectrum, step, point: FactorizedComponent(
+                FreeSpectrum(spectrum), ImageMorphology(image, options.constraints, options.priors, step, point)
             )
-        )(images, spectra[which], step[which])
+        )(images, spectra[which], step[which], point[which])
         return Stack(component, source[which], lit[which])
 
     n_sources, edge = len(peak), images.shape[-1]

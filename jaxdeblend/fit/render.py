@@ -35,7 +35,16 @@ def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     >>> round(float(jd.render(blend, obs).sum()), 2)
     3.0
     """
-    return obs.convolve(blend.cube(obs.extent, obs.margin))
+    obs = obs.prepared()
+    extended = obs.convolve(blend.cube(obs.extent, obs.margin, points=False))
+    flux = blend.point_fluxes(len(obs.bands))
+    # on a CPU, blends without points cost nothing here
+    points = jax.lax.cond(
+        jnp.any(flux != 0),
+        lambda: obs.draw_points(jnp.asarray(blend.centers), flux),
+        lambda: jnp.zeros(obs.images.shape, flux.dtype),
+    )
+    return extended + points
 
 
 def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
@@ -70,18 +79,34 @@ def render_terms(blend: Blend, obs: Observation) -> Terms:
 
     What sources look like, and what their fluxes are worth, are sums over these. Padding is dark.
     """
+    obs = obs.prepared()
+    centers = jnp.asarray(blend.centers)
 
-    def one(component: tuple[Array, Array]) -> Array:
-        frames, lit = component
-        observed = jax.eval_shape(lambda cube: obs.convolve(cube), frames)
-        dark = jnp.zeros(observed.shape, observed.dtype)
-        return jax.lax.cond(lit, lambda cube: obs.convolve(cube), lambda _: dark, frames)
+    def dark(frames: Array, center: Array, flux: Array) -> Array:
+        del center, flux
+        return jnp.zeros((len(frames), *obs.images.shape), frames.dtype)
 
-    # one component after the other: what a cache holds
-    frames = blend.frames(obs.extent, obs.margin)
-    terms = (jax.lax.map(one, (f[:, :, None], stack.active)) for f, stack in zip(frames, blend.stacks, strict=True))
-    # bands may share one PSF
-    return tuple(jnp.broadcast_to(models, (*models.shape[:2], *obs.images.shape)) for models in terms)
+    def extended(frames: Array, center: Array, flux: Array) -> Array:
+        del center, flux
+        observed = obs.convolve(frames[:, None])
+        return jnp.broadcast_to(observed, (len(frames), *obs.images.shape))  # bands may share one PSF
+
+    def points(frames: Array, center: Array, flux: Array) -> Array:
+        del frames
+        one_by_one = jax.vmap(lambda amount: obs.draw_points(center[None], jnp.full((1, len(obs.bands)), amount)))
+        return one_by_one(flux)
+
+    def one(component: tuple[Array, ...]) -> Array:
+        kind, frames, center, flux = component
+        return jax.lax.switch(kind, (dark, extended, points), frames, center, flux)
+
+    terms = []
+    for frames, stack in zip(blend.frames(obs.extent, obs.margin), blend.stacks, strict=True):
+        kind = jnp.where(stack.active, jnp.where(stack.is_point, 2, 1), 0)
+        _, images = stack.terms()
+        # one component after the other: what a cache holds
+        terms.append(jax.lax.map(one, (kind, frames, centers[stack.source], images.sum(axis=(-2, -1)))))
+    return tuple(terms)
 
 
 def sum_terms(blend: Blend, obs: Observation, terms: Terms) -> Float[Array, "source band y x"]:

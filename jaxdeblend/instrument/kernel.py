@@ -70,6 +70,22 @@ class DifferenceKernel(eqx.Module):
         )
         return cls(regularized_division(model, observed, edge, regularization))
 
+    def applied_to(self, psf: AbstractPSF) -> Float[Array, "band edge edge"]:
+        """The PSF of each band that the kernel makes of another PSF.
+
+        Examples
+        --------
+        >>> import jaxdeblend as jd
+        >>> model, seen = jd.GaussianPSF(0.8), jd.GaussianPSF(1.5)
+        >>> stamp = jd.DifferenceKernel.between(model, seen).applied_to(model)
+        >>> round(float(abs(stamp - seen.stamp(stamp.shape[-1])).max()), 3)
+        0.0
+        """
+        edge = self.image.shape[-1]
+        shape = fft.same_shape((edge, edge), (edge, edge))
+        stamp = fft.convolve(jnp.asarray(psf.stamp(edge)), self.transform((edge, edge)), shape)
+        return stamp / stamp.sum(axis=(-2, -1), keepdims=True)
+
     def transform(self, frame_shape: tuple[int, int]) -> Complex[Array, "band ky kx"]:
         """Transform for wrap-safe convolution of frames of this shape.
 

@@ -8,7 +8,9 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ..ops import fft
 from ..runtime.host import AnyArray, host_or_device
+from ..runtime.inputs import images_and_variance, plain_mask
 from .kernel import DifferenceKernel
+from .point_spread import PointSpread
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
 
 MARGIN = 5
@@ -27,9 +29,11 @@ class Observation(eqx.Module):
     Parameters
     ----------
     images
-        Images (band, y, x) on one pixel grid, sky subtracted, in any flux unit.
+        Images (band, y, x) on one pixel grid, sky subtracted, in any flux unit. Masked pixels of masked arrays are
+        unusable.
     variance
-        Variance of each pixel, in the squared unit; (band, y, x) or one number per band.
+        Variance of each pixel, in the squared unit; (band, y, x) or one number per band. A quantity is converted to
+        the squared unit of the images.
     psf
         A PSF, or stamps (band, y, x).
     bands
@@ -49,11 +53,15 @@ class Observation(eqx.Module):
         1 / variance, 0 where unusable.
     transform
         Transform of the difference kernel, once `prepared`.
+    points
+        How points of light are drawn, once `prepared`.
+    unit
+        Unit of images that were quantities, else None.
 
     Raises
     ------
     ValueError
-        If shapes, bands or PSFs do not agree.
+        If shapes, bands, units or PSFs do not agree, or numbers are complex.
 
     Examples
     --------
@@ -71,8 +79,10 @@ class Observation(eqx.Module):
     model_psf: AbstractPSF
     kernel: DifferenceKernel | None
     transform: Complex[Array, "band ky kx"] | None
+    points: PointSpread | None
     extent: Int[AnyArray, "2"]
     bands: tuple[str, ...] = eqx.field(static=True)
+    unit: str | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -89,11 +99,14 @@ class Observation(eqx.Module):
         self.bands = tuple(str(band) for band in bands)
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
+        images, variance, unit = images_and_variance(images, variance)
+        self.unit = None if unit is None else str(unit)
         self.images, self.weights = _clean(images, variance, mask, self.bands)
         self.psf = _check_psf(psf, len(self.bands))
         self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
         self.kernel = kernel
         self.transform = None
+        self.points = None
         self.extent = np.asarray(self.shape, np.int32) if extent is None else extent
 
     @property
@@ -112,15 +125,26 @@ class Observation(eqx.Module):
         edge = self.psf.edge if self.kernel is None else self.kernel.image.shape[-1]
         return min(MARGIN, edge // 2)
 
-    def prepared(self) -> "Observation":
-        """The same observation with its difference kernel and that kernel's transform at hand."""
+    def prepared(self, psf_edge: Int[Array, ""] | None = None) -> "Observation":
+        """The same observation with its difference kernel, that kernel's transform, and its drawing of points.
+
+        Parameters
+        ----------
+        psf_edge
+            Edge of the PSF stamps before they were padded; None: as they are.
+        """
         if self.transform is not None:
             return self
         kernel = DifferenceKernel.between(self.model_psf, self.psf) if self.kernel is None else self.kernel
+        if self.kernel is None or psf_edge is not None:
+            psf = jnp.asarray(self.psf.stamp(self.psf.edge))
+        else:  # the kernel is the user's, and what points look like is up to it
+            psf = kernel.applied_to(self.model_psf)
+        points = PointSpread.of(psf, self._reach, known_edge=psf_edge)
         return eqx.tree_at(
-            lambda obs: (obs.kernel, obs.transform),
+            lambda obs: (obs.kernel, obs.transform, obs.points),
             self,
-            (kernel, kernel.transform(self._reach)),
+            (kernel, kernel.transform(self._reach), points),
             is_leaf=lambda node: node is None,
         )
 
@@ -132,6 +156,17 @@ class Observation(eqx.Module):
         convolved = fft.convolve(cube, *self._filter(cube.ndim))
         inside = (slice((have - n) // 2, (have + n) // 2) for have, n in zip(cube.shape[-2:], self.shape, strict=True))
         return convolved[(..., *inside)]
+
+    def draw_points(
+        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"]
+    ) -> Float[Array, "band y x"]:
+        """Points of light at sub-pixel positions, as seen through the PSF of each band; 0 on padding."""
+        obs = self.prepared()
+        assert obs.points is not None  # that is what `prepared` means
+        height, width = jnp.asarray(obs.extent)
+        y, x = (jnp.arange(n, dtype=height.dtype) for n in obs.shape)
+        real = (y < height)[:, None] & (x < width)[None, :]
+        return jnp.where(real, obs.points.draw(centers, flux, obs.shape), 0.0)
 
     def correlate(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
         """The adjoint of `convolve` of models that cover the images alone."""
@@ -162,7 +197,7 @@ def _clean(
     """Images and weights, both 0 where a pixel is unusable."""
     on_device = any(isinstance(value, jax.Array) for value in (images, variance, mask))
     xp = jnp if on_device else np
-    image, spread = host_or_device(images), host_or_device(variance)
+    image, spread = host_or_device(images, "images"), host_or_device(variance, "variance")
     if image.ndim != 3 or image.shape[0] != len(bands) or min(image.shape) == 0:
         raise ValueError(
             f"images: got shape {image.shape} for the {len(bands)} bands {bands}; give (band, y, x), not empty, "
@@ -185,7 +220,7 @@ def _clean(
 def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "..."]:
     if mask is None:
         return np.zeros(shape, dtype=bool)
-    array = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    array = plain_mask(mask)
     if array.shape not in (shape, shape[1:]):
         raise ValueError(f"mask: got shape {array.shape} for images of shape {shape}; give (band, y, x) or (y, x).")
     if array.dtype != bool:

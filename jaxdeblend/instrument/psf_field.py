@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ..ops import polynomials
 from ..ops.stamps import lanczos
-from ..runtime.host import AnyArray, default_dtype
+from ..runtime.host import AnyArray, default_dtype, host_or_device
 from .psf import AbstractPSF, ImagePSF
 
 RESAMPLING_ORDER = 4
@@ -147,7 +147,7 @@ class GridPSFField(AbstractPSFField):
     x: Float[Array, " gx"]
 
     def __init__(self, stamps: object, y: object, x: object):
-        images = jnp.asarray(stamps, dtype=float)
+        images = jnp.asarray(host_or_device(stamps, "stamps"), dtype=float)
         self.y, self.x = _ascending("y", y), _ascending("x", x)
         if images.ndim != 5 or images.shape[:2] != (len(self.y), len(self.x)):
             raise ValueError(
@@ -225,7 +225,7 @@ class PolynomialPSFField(AbstractPSFField):
         sampling: object = 1.0,
         edge: int | None = None,
     ):
-        self.coefficients = jnp.asarray(coefficients, dtype=float)
+        self.coefficients = jnp.asarray(host_or_device(coefficients, "coefficients"), dtype=float)
         _check_coefficients(self.coefficients)
         shape = (self.n_bands, 2)
         self.zero_point = _for_bands("zero_point", zero_point, shape)

@@ -11,9 +11,11 @@ from .exposure_writing import write_exposure as write_exposure
 from .exposure_writing import write_mask as write_mask
 from .files import PathLike as PathLike
 from .files import atomic_path as atomic_path
+from .files import output_folder as output_folder
 from .files import paths_of_bands as paths_of_bands
 from .files import staged_folder as staged_folder
 from .lazy import LazyExposure as LazyExposure
+from .mask_bits import MASK_KINDS as MASK_KINDS
 from .masks import DEFAULT_BAD_PLANES as DEFAULT_BAD_PLANES
 from .models import ModelFile as ModelFile
 from .models import SourceModel as SourceModel
@@ -21,6 +23,7 @@ from .models import read_models as read_models
 from .models import write_cubes as write_cubes
 from .models import write_models as write_models
 from .nddata import exposure_from_nddata as exposure_from_nddata
+from .noise import NOISE_KINDS as NOISE_KINDS
 from .pixels import read_segmentation as read_segmentation
 from .planes import FilePlanes as FilePlanes
 from .planes import Plane as Plane

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +15,17 @@ from astropy.io import fits
 from ..instrument.psf import AbstractPSF, MoffatPSF
 from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, PolynomialPSFField
 from .exposure import Exposure
-from .exposure_files import open_exposure
+from .exposure_files import STAND_IN_PSF, open_exposure
 from .exposure_writing import LAYOUTS, band_files
 from .files import PathLike, staged_folder
 from .lazy import LazyExposure
 from .psf_files import read_psf_field, write_psf_field
+from .reading import reading
 
 DESCRIPTION = "exposure.toml"
 """Name of the file that describes an exposure."""
 
-_PATHS = ("images", "psf", "variance", "weight", "mask")
+_PATHS = ("images", "psf", "variance", "weight", "rms", "exposure_time", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,14 @@ class ExposureDescription:
         Files of PSFs: PSFEx models, stamps, or a cube of stamps.
     psf_fwhm
         Instead: FWHM of Moffat profiles of β = 3 in pixels, one or one per band.
-    variance, weight, mask
-        Files of variances, weights and masks, where they are not in those of the images.
+    variance, weight, rms, exposure_time, mask
+        Files of variances, weights (1 / variance), standard deviations, exposure times and masks, where they are not in
+        those of the images.
+    noise_kind
+        What the noise planes in the files of the images are, whatever their names: ``variance``, ``weight``, ``rms`` or
+        ``exposure_time``.
+    mask_kind
+        Survey whose bits the masks have, see `read_exposure`.
     bad_mask
         Mask planes, or numbers of bits, whose pixels are not used.
     unit
@@ -63,7 +71,11 @@ class ExposureDescription:
     psf_fwhm: tuple[float, ...] = ()
     variance: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
+    rms: tuple[str, ...] = ()
+    exposure_time: tuple[str, ...] = ()
+    noise_kind: str | None = None
     mask: tuple[str, ...] = ()
+    mask_kind: str | None = None
     bad_mask: tuple[str | int, ...] | None = None
     unit: str | None = None
     zero_point: tuple[float, ...] | None = None
@@ -71,27 +83,32 @@ class ExposureDescription:
     def open(self) -> LazyExposure:
         """Open the exposure without reading its pixels, see `open_exposure`."""
         point = self.zero_point
-        return open_exposure(
+        exposure = open_exposure(
             self.images,
             bands=self.bands,
-            psf=self.read_psf(),
+            psf=STAND_IN_PSF,
             bad_mask=self.bad_mask,
             variance=self.variance or None,
             weight=self.weight or None,
+            rms=self.rms or None,
+            exposure_time=self.exposure_time or None,
+            noise_kind=self.noise_kind,
             mask=self.mask or None,
+            mask_kind=self.mask_kind,
             unit=self.unit,
             zero_point=point[0] if point is not None and len(point) == 1 else point,
         )
+        return exposure.with_psf(self.read_psf(exposure.pixel_scale))
 
     def read(self) -> Exposure:
         """Read the exposure."""
         return self.open().read()
 
-    def read_psf(self) -> AbstractPSF | AbstractPSFField:
-        """Read the PSF, or make it from its widths."""
+    def read_psf(self, pixel_scale: float | None = None) -> AbstractPSF | AbstractPSFField:
+        """Read the PSF, or make it from its widths. Oversampled stamps are known by the pixel scale of the images."""
         if self.psf_fwhm:
             return MoffatPSF(self.psf_fwhm)
-        field = read_psf_field(self.psf, self.bands)
+        field = read_psf_field(self.psf, self.bands, pixel_scale=pixel_scale)
         return field.psf if isinstance(field, ConstantPSFField) else field
 
 
@@ -130,16 +147,12 @@ def read_description(path: PathLike) -> ExposureDescription:
     ('coadd_r.fits', (4.1, 3.8))
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    try:
+    with reading(path, "TOML file", allow_empty=True):
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable TOML file ({error}).") from error
-    try:
-        return _description(given, path.parent)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        try:
+            return _description(given, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def write_described(
@@ -277,10 +290,15 @@ def _description(given: dict[str, Any], folder: Path) -> ExposureDescription:
     for key in ("psf_fwhm", "zero_point"):
         if key in given:
             values[key] = tuple(float(number) for number in _of_bands(key, given[key], bands, int | float))
+    if not all(0 < width < math.inf for width in values.get("psf_fwhm", ())):
+        raise ValueError(f"psf_fwhm: got {values['psf_fwhm']}; give positive numbers of pixels.")
+    if any(math.isinf(point) for point in values.get("zero_point", ())):
+        raise ValueError(f"zero_point: got {values['zero_point']}; give magnitudes, or nan where unknown.")
     if "bad_mask" in given:
         values["bad_mask"] = _list("bad_mask", given["bad_mask"], str | int)
-    if "unit" in given:
-        (values["unit"],) = _list("unit", [given["unit"]], str)
+    for key in ("unit", "noise_kind", "mask_kind"):
+        if key in given:
+            (values[key],) = _list(key, [given[key]], str)
     return ExposureDescription(**values)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import equinox as eqx
 import jax
 import numpy as np
+from astropy import units
 from astropy.wcs import WCS
 from jaxtyping import Bool, Float, Integer
 
@@ -14,7 +15,10 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
+from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, quantity_unit
+from .arrays import as_float32, as_float64
 from .masks import any_of, as_bits, bad_pattern, free_bit, with_bit
+from .nddata_parts import facts_of, is_nddata
 
 _SMALLEST_VARIANCE = float(np.finfo(np.float32).tiny)
 
@@ -25,9 +29,11 @@ class Exposure(eqx.Module):
     Parameters
     ----------
     images
-        Images (band, y, x), sky subtracted, on one pixel grid.
+        Images (band, y, x), sky subtracted, on one pixel grid. Masked pixels of masked arrays are unusable. Or
+        astropy's `NDData` or `CCDData`, one per band or a cube: what they say stands for arguments that are not given.
     variance
-        Variance (band, y, x) in the squared unit, or one number per band.
+        Variance (band, y, x) in the squared unit, or one number per band. A quantity is converted to the squared unit
+        of the images.
     psf
         A PSF, stamps (band, y, x), or an `AbstractPSFField` if it varies over the image.
     bands
@@ -38,7 +44,7 @@ class Exposure(eqx.Module):
     wcs
         Celestial coordinates of the pixels.
     unit
-        Unit of the images, for example ``nJy``.
+        Unit of the images, for example ``nJy``; images that are quantities are converted to it. By default their own.
     zero_point
         AB magnitude of one image unit in each band, NaN where unknown.
     mask_bits
@@ -57,7 +63,7 @@ class Exposure(eqx.Module):
     Raises
     ------
     ValueError
-        If shapes, bands or PSF do not agree.
+        If shapes, bands, units or PSF do not agree, or numbers are complex.
 
     Examples
     --------
@@ -84,8 +90,8 @@ class Exposure(eqx.Module):
     def __init__(
         self,
         images: object,
-        variance: object,
-        psf: object,
+        variance: object | None = None,
+        psf: object | None = None,
         *,
         bands: Sequence[str],
         mask: object | None = None,
@@ -97,9 +103,22 @@ class Exposure(eqx.Module):
         filters: Sequence[str] | None = None,
     ):
         self.bands = tuple(str(band) for band in bands)
+        if is_nddata(images):
+            facts = facts_of(images, self.bands)
+            images = facts["images"]
+            variance = facts["variance"] if variance is None else variance
+            psf = facts["psf"] if psf is None else psf
+            mask = facts["mask"] if mask is None else facts["mask"] | _mask(mask, facts["mask"].shape)
+            wcs = facts["wcs"] if wcs is None else wcs
+            unit = facts["unit"] if unit is None else unit
+            zero_point = facts["zero_point"] if zero_point is None else zero_point
+            filters = facts["filters"] if filters is None else filters
+        if variance is None:
+            raise ValueError("variance: got None; give the variance of the pixels, or one number per band.")
+        images, variance, self.unit = _in_one_unit(images, variance, unit)
         # squares of fluxes in CGS units leave single precision: such exposures stay in double
         double = _beyond_single(variance)
-        self.images = np.asarray(jax.device_get(images), np.float64) if double else as_float32(images)
+        self.images = as_float64(images, "images") if double else as_float32(images, "images")
         if self.images.ndim != 3 or len(self.images) != len(self.bands) or self.images.size == 0:
             raise ValueError(
                 f"images: got shape {self.images.shape} for the {len(self.bands)} bands {self.bands}; give "
@@ -115,7 +134,7 @@ class Exposure(eqx.Module):
         good = np.isfinite(self.images) & np.isfinite(self.variance) & (self.variance > 0)
         self.mask = _mask(mask, self.images.shape) | ~good
         self.psf = checked_psf(psf, len(self.bands))
-        self.wcs, self.unit = wcs, unit
+        self.wcs = wcs
         self.filters = self.bands if filters is None else tuple(filters)
         unknown = np.full(len(self.bands), np.nan)
         self.zero_point = (
@@ -335,16 +354,21 @@ def checked_psf(psf: object, n_bands: int) -> AbstractPSF | AbstractPSFField:
     return found
 
 
-def as_float32(values: object) -> np.ndarray:
-    """Host array of float32; values beyond its range become infinite, thus unusable."""
-    host = np.asarray(jax.device_get(values))
-    with np.errstate(over="ignore"):
-        return host.astype(np.float32, copy=False)
+def _in_one_unit(images: object, variance: object, unit: str | None) -> tuple[object, object, str | None]:
+    """Images and variance as plain numbers, and the unit of the images as it is written."""
+    if quantity_unit(images) is None and quantity_unit(variance) is None:  # the unit need not be one that astropy knows
+        return images, variance, unit
+    try:
+        wanted = None if unit is None else units.Unit(unit)
+    except ValueError as error:
+        raise ValueError(f"unit: got {unit!r}, to which no quantity can be converted.") from error
+    numbers, spread, found = images_and_variance(images, variance, unit=wanted)
+    return numbers, spread, str(found) if unit is None and found is not None else unit
 
 
 def _beyond_single(variance: object) -> bool:
     """Whether variances are typically too small or too large for single precision."""
-    given = np.asarray(jax.device_get(variance))
+    given = np.asarray(jax.device_get(plain_numbers(variance, "variance")))
     if given.dtype != np.float64:
         return False
     known = given[np.isfinite(given) & (given > 0)]
@@ -352,8 +376,8 @@ def _beyond_single(variance: object) -> bool:
 
 
 def _variance(value: object, shape: tuple[int, ...], *, double: bool) -> np.ndarray:
-    given = np.asarray(jax.device_get(value))
-    variance = np.asarray(given, np.float64) if double else as_float32(given)
+    given = as_float64(value, "variance") if double else np.asarray(jax.device_get(plain_numbers(value, "variance")))
+    variance = given if double else as_float32(given)
     if variance.shape == shape[:1]:
         variance = variance[:, None, None]
     elif variance.shape != shape:
@@ -373,7 +397,7 @@ def _variance(value: object, shape: tuple[int, ...], *, double: bool) -> np.ndar
 def _mask(value: object | None, shape: tuple[int, ...]) -> np.ndarray:
     if value is None:
         return np.zeros(shape, dtype=bool)
-    mask = np.asarray(value)
+    mask = np.asarray(plain_mask(value))
     if mask.shape not in (shape, shape[1:]):
         raise ValueError(f"mask: got shape {mask.shape} for images of shape {shape}; give (band, y, x) or (y, x).")
     if mask.dtype != bool:

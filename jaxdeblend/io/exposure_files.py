@@ -2,21 +2,41 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from astropy import units
 
-from .exposure import Exposure, as_float32, checked_psf
+from ..runtime.inputs import numbers_in, plain_numbers, quantity_unit
+from .arrays import as_float32
+from .exposure import Exposure, checked_psf
 from .files import PathLike, paths_of_bands
+from .filters import check_chips, check_filters
 from .grids import common_unit, common_wcs
 from .lazy import BandSource, LazyExposure, MaskSource, Noise
+from .mask_bits import mask_bits, mask_kind_of, warn_of_unnamed_bits
 from .masks import any_of, as_bits, bad_pattern, mask_planes
-from .noise import VARIANCE_OF, background_rms, checked_estimate, inverted, same
-from .photometry import filter_of, unit_of, zero_point_of
+from .noise import (
+    NOISE_KINDS,
+    ROLE_OF_KIND,
+    VARIANCE_OF,
+    OfExposureTime,
+    background_rms,
+    checked_estimate,
+    same,
+)
+from .noise_check import windows_to_look_at
+from .noise_sources import NoiseSource, look_at_noise
+from .photometry import filter_of, stated_filter, unit_of, zero_point_of
+from .pixels import FilePixels
 from .planes import FilePlanes, Plane, read_planes
+from .reading import reading
 
 logger = logging.getLogger(__name__)
+
+STAND_IN_PSF = np.ones((1, 1, 1))
+"""Stands for a PSF that is read once the pixel scale of the images is known."""
 
 Found = list[tuple[FilePlanes, Plane]]
 """One plane for each band, with its file."""
@@ -29,8 +49,12 @@ def read_exposure(
     psf: object,
     bad_mask: Sequence[str | int] | None = None,
     variance: object | None = None,
-    weight: PathLike | Sequence[PathLike] | None = None,
+    weight: object | None = None,
+    rms: object | None = None,
+    exposure_time: object | None = None,
+    noise_kind: str | None = None,
     mask: PathLike | Sequence[PathLike] | None = None,
+    mask_kind: str | None = None,
     unit: str | None = None,
     zero_point: object | None = None,
 ) -> Exposure:
@@ -40,6 +64,9 @@ def read_exposure(
     ERR (RMS, STDDEV; squared) and WEIGHT (WHT, INVVAR, IVAR; inverted, 0 means masked) that is there.
     Without any, the variance of the background is estimated (MAD of the sigma-clipped pixels) and a warning
     logged: it lacks the photon noise of the sources.
+
+    The noise is compared with the scatter of the pixels. If it is less than half or more than twice of that, a warning
+    is logged with the ratio and what the plane may be; `noise_kind` says what it is.
 
     Parameters
     ----------
@@ -52,14 +79,21 @@ def read_exposure(
         A PSF, stamps (band, y, x), or a PSF that varies, see `read_psf_field`.
     bad_mask
         Names of mask planes, or numbers of bits, whose pixels are not used. By default `DEFAULT_BAD_PLANES`
-        where the mask names its planes (``MP_*`` cards, or Legacy Surveys' maskbits), else every pixel that is not
-        zero.
-    variance
-        Variance, instead of what is in `paths`: array (band, y, x), one number per band, or files.
-    weight
-        Files of weights (1 / variance), instead of what is in `paths`.
+        where the mask names its planes (``MP_*`` cards, or Legacy Surveys' maskbits), what `mask_kind` says for masks
+        of other surveys, else every pixel that is not zero.
+    variance, weight, rms, exposure_time
+        Variance, 1 / variance, standard deviation or exposure time, instead of what is in `paths`; one of them. An
+        array (band, y, x), one number per band, or files. With exposure times t, the noise of the background is
+        measured in the pixels, and goes with 1 / √t.
+    noise_kind
+        What the noise planes in `paths` are, whatever their names say: ``variance``, ``weight``, ``rms`` or
+        ``exposure_time``.
     mask
         Files of masks, instead of what is in `paths`.
+    mask_kind
+        Survey whose bits the masks have, where they do not name their planes: ``jwst``, ``roman``, ``hst``, ``hst-ir``,
+        ``euclid``, ``euclid-vis``, ``des``, ``legacy``, ``legacy-dq``, or ``any`` if every bit counts. By default what
+        the headers say.
     unit
         Unit of the images; by default their BUNIT.
     zero_point
@@ -91,8 +125,21 @@ def read_exposure(
     >>> read_exposure(folder / "{band}.fits", bands=("g", "r"), psf=jd.GaussianPSF(1.5)).images.shape
     (2, 32, 40)
     """
-    given = {"variance": variance, "weight": weight, "mask": mask, "unit": unit, "zero_point": zero_point}
-    return open_exposure(paths, bands=bands, psf=psf, bad_mask=bad_mask, **given).read()  # type: ignore[arg-type]
+    return open_exposure(
+        paths,
+        bands=bands,
+        psf=psf,
+        bad_mask=bad_mask,
+        variance=variance,
+        weight=weight,
+        rms=rms,
+        exposure_time=exposure_time,
+        noise_kind=noise_kind,
+        mask=mask,
+        mask_kind=mask_kind,
+        unit=unit,
+        zero_point=zero_point,
+    ).read()
 
 
 def open_exposure(
@@ -102,18 +149,23 @@ def open_exposure(
     psf: object,
     bad_mask: Sequence[str | int] | None = None,
     variance: object | None = None,
-    weight: PathLike | Sequence[PathLike] | None = None,
+    weight: object | None = None,
+    rms: object | None = None,
+    exposure_time: object | None = None,
+    noise_kind: str | None = None,
     mask: PathLike | Sequence[PathLike] | None = None,
+    mask_kind: str | None = None,
     unit: str | None = None,
     zero_point: object | None = None,
 ) -> LazyExposure:
     """Open the files of an exposure without reading their pixels; whatever is wrong with them is said now.
 
-    Only where there is no variance at all, images are read, one after the other, to estimate their noise.
+    Only where there is no variance, or an exposure time alone, images are read, one after the other, to measure their
+    noise. Of others, some windows are read to see whether the noise planes agree with the pixels.
 
     Parameters
     ----------
-    paths, bands, psf, bad_mask, variance, weight, mask, unit, zero_point
+    paths, bands, psf, bad_mask, variance, weight, rms, exposure_time, noise_kind, mask, mask_kind, unit, zero_point
         See `read_exposure`.
 
     Returns
@@ -146,25 +198,29 @@ def open_exposure(
     files = _read_files(paths, bands)
     images = _required(files, "image", bands)
     shape = _common_shape(images, images)
-    masks = _mask_sources(files if mask is None else _mask_files(mask, bands), bands, bad_mask, images)
+    _check_bands(images, bands)
+    image_unit = _common_unit(images) if unit is None else unit
+    masks = _mask_sources(files if mask is None else _mask_files(mask, bands), bands, bad_mask, images, mask_kind)
+    given = {"variance": variance, "weight": weight, "rms": rms, "exposure_time": exposure_time}
+    noises = _noise_sources(files, images, masks, bands, _one_noise(given, noise_kind, image_unit), noise_kind)
     sources = [
-        BandSource(plane.pixels, noise, to_variance, masked)
-        for (_, plane), (noise, to_variance), masked in zip(
-            images, _noise_sources(files, images, masks, bands, variance, weight), masks, strict=True
-        )
+        BandSource(plane.pixels, noise.values, noise.to_variance, masked)
+        for (_, plane), noise, masked in zip(images, noises, masks, strict=True)
     ]
-    facts = [(plane.header, file.primary) for file, plane in images]
-    stated = [zero_point_of(*headers) for headers in facts] if zero_point is None else zero_point
+    for band, source, noise in zip(bands, sources, noises, strict=True):
+        look_at_noise(band, source, noise)
+    facts = [_photometry(file, plane, band) for (file, plane), band in zip(images, bands, strict=True)]
+    stated = [point for _, point in facts] if zero_point is None else zero_point
     return LazyExposure(
         sources=tuple(sources),
         shape=shape,
         psf=psf,
         bands=bands,
         wcs=common_wcs([_label(*found) for found in images], [plane.wcs for _, plane in images], shape),
-        unit=_common_unit(images) if unit is None else unit,
+        unit=image_unit,
         zero_point=np.array(np.broadcast_to(np.asarray(stated, float), len(bands))),
         mask_planes=_common_planes(masks),
-        filters=tuple(filter_of(*headers, band) for headers, band in zip(facts, bands, strict=True)),
+        filters=tuple(name for name, _ in facts),
     )
 
 
@@ -199,38 +255,105 @@ def _required(files: list[FilePlanes], role: str, bands: tuple[str, ...]) -> Fou
     return found
 
 
+def _check_bands(images: Found, bands: tuple[str, ...]) -> None:
+    """Refuse images that are not those of the bands, by their filters; planes of one cube share a header."""
+    if len(bands) < 2 or any(plane.pixels.plane is not None for _, plane in images):
+        return
+    together = len({file.path for file, _ in images}) < len(images)
+    stated = [stated_filter(plane.header, *(() if together else (file.primary,))) for file, plane in images]
+    check_filters(bands, stated, [_label(*found) for found in images])
+    names = {str(plane.header.get("EXTNAME", "")).strip() for _, plane in images}
+    if together and len(names) == 1 and None in stated:
+        check_chips(images[0][0].path, bands, [plane.header.get("EXTVER") for _, plane in images])
+
+
+def _one_noise(given: dict[str, object | None], noise_kind: str | None, unit: str | None) -> tuple[str, object] | None:
+    """Kind and values, or files, of the noise that was given beside the images; None if there is none."""
+    if noise_kind is not None and noise_kind not in NOISE_KINDS:
+        raise ValueError(f"noise_kind: got {noise_kind!r}; give one of {', '.join(NOISE_KINDS)}.")
+    named = [(kind, value) for kind, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ValueError(f"{named[0][0]}: got {' and '.join(kind for kind, _ in named)} as well; give one of them.")
+    if named and noise_kind not in (None, named[0][0]):
+        raise ValueError(f"noise_kind: got {noise_kind!r} for what is given as {named[0][0]}; leave one of them out.")
+    if not named:
+        return None
+    kind, value = named[0]
+    if quantity_unit(value) is None:
+        return kind, value
+    power = {"variance": 2, "weight": -2, "rms": 1}.get(kind)
+    wanted = None if power is None or unit is None else units.Unit(unit) ** power
+    return kind, value if power is None else numbers_in(value, wanted, kind)
+
+
 def _noise_sources(
     files: list[FilePlanes],
     images: Found,
     masks: list[MaskSource] | list[None],
     bands: tuple[str, ...],
-    variance: object | None,
-    weight: PathLike | Sequence[PathLike] | None,
-) -> list[tuple[Noise, Callable[[np.ndarray], np.ndarray]]]:
+    given: tuple[str, object] | None,
+    noise_kind: str | None,
+) -> list[NoiseSource]:
     """For each band, what says how noisy it is, and how it becomes a variance."""
-    if weight is not None:
-        others = _read_files(weight, bands)
-        found = _find(others, "weight", bands) or _required(others, "image", bands)
-        return _in_files(found, inverted, images)
-    if variance is not None and not _are_paths(variance):
-        return [(noise, same) for noise in _given_variance(variance, (len(bands), *_common_shape(images, images)))]
-    others = files if variance is None else _read_files(variance, bands)  # type: ignore[arg-type]
-    for role, to_variance in VARIANCE_OF.items():
-        found = _find(others, role, bands)
+    if given is not None and not _are_paths(given[1]):
+        kind, values = given
+        shape = (len(bands), *_common_shape(images, images))
+        return _converted([(kind, noise) for noise in _given_noise(kind, values, shape)], kind, images, masks, bands)
+    if given is not None:
+        kind, paths = given
+        others = _read_files(paths, bands)  # type: ignore[arg-type]
+        found = _planes_of_kind(others, kind, bands) or (kind, _required(others, "image", bands))
+    else:
+        found = _planes_in_images(files, noise_kind, bands)
+    if found is not None:
+        kind, planes = found
+        _common_shape(planes, images)
+        return _converted([(_label(*plane), plane[1].pixels) for plane in planes], kind, images, masks, bands)
+    pairs = zip(bands, images, masks, strict=True)
+    rms = checked_estimate({band: _rms(plane, mask) for band, (_, plane), mask in pairs})
+    return [NoiseSource("", None, value, same) for value in rms]
+
+
+def _planes_of_kind(files: list[FilePlanes], kind: str, bands: tuple[str, ...]) -> tuple[str, Found] | None:
+    """Planes of a kind in files of their own. Those of variances may hold ERR or WEIGHT, and are then believed."""
+    if kind == "variance":
+        return _planes_in_images(files, None, bands)
+    found = _find(files, ROLE_OF_KIND[kind], bands)
+    if found is None and kind == "exposure_time":
+        found = _find(files, "weight", bands)
+    return None if found is None else (kind, found)
+
+
+def _planes_in_images(files: list[FilePlanes], kind: str | None, bands: tuple[str, ...]) -> tuple[str, Found] | None:
+    """Planes of the noise beside the images, and their kind. If that is said, their names do not matter."""
+    kinds = {role: known for known, role in ROLE_OF_KIND.items()}
+    roles = list(VARIANCE_OF) if kind is None else [ROLE_OF_KIND[kind], *VARIANCE_OF]
+    for role in roles:
+        found = _find(files, role, bands)
         if found is not None:
-            return _in_files(found, to_variance, images)
-    if variance is not None:
-        return _in_files(_required(others, "image", bands), same, images)
-    planes = [plane for _, plane in images]
-    rms = {band: _rms(plane, mask) for band, plane, mask in zip(bands, planes, masks, strict=True)}
-    return [(value, same) for value in checked_estimate(rms)]
+            return kind or kinds[role], found
+    if kind is None:
+        return None
+    names = ", ".join(str(file.path) for file in files)
+    raise ValueError(f"noise_kind: got {kind!r}, but {names} has no plane of the noise.")
 
 
-def _in_files(
-    found: Found, to_variance: Callable[[np.ndarray], np.ndarray], images: Found
-) -> list[tuple[Noise, Callable[[np.ndarray], np.ndarray]]]:
-    _common_shape(found, images)
-    return [(plane.pixels, to_variance) for _, plane in found]
+def _converted(
+    noises: Sequence[tuple[str, Noise]],
+    kind: str,
+    images: Found,
+    masks: list[MaskSource] | list[None],
+    bands: tuple[str, ...],
+) -> list[NoiseSource]:
+    """What makes variances of planes of one kind."""
+    if kind != "exposure_time":
+        return [NoiseSource(label, kind, noise, VARIANCE_OF[ROLE_OF_KIND[kind]]) for label, noise in noises]
+    converted = []
+    for (label, noise), (_, plane), mask, band in zip(noises, images, masks, bands, strict=True):
+        time = as_float32(noise.read() if isinstance(noise, FilePixels) else noise)
+        scale = OfExposureTime.measured(as_float32(plane.data), time, _bad(mask), band)
+        converted.append(NoiseSource(label, None, noise, scale))
+    return converted
 
 
 def _are_paths(value: object) -> bool:
@@ -238,22 +361,25 @@ def _are_paths(value: object) -> bool:
     return isinstance(names, Sequence) and all(isinstance(name, str | Path) for name in names)
 
 
-def _given_variance(value: object, shape: tuple[int, int, int]) -> list[np.ndarray] | list[float]:
-    """Variance of each band, of an array or of numbers; `Exposure` looks at the values."""
-    given = np.asarray(value)
+def _given_noise(kind: str, value: object, shape: tuple[int, int, int]) -> list[np.ndarray] | list[float]:
+    """Noise of each band, of an array or of numbers; `Exposure` looks at the values."""
+    given = plain_numbers(value, kind)
     if given.shape == shape:
         return list(given)
     if given.shape == shape[:1]:
         return [float(number) for number in given]
     raise ValueError(
-        f"variance: got shape {given.shape} for images of shape {shape}; give the same shape, or one "
+        f"{kind}: got shape {given.shape} for images of shape {shape}; give the same shape, or one "
         f"number for each of the {shape[0]} bands."
     )
 
 
 def _rms(plane: Plane, mask: MaskSource | None) -> float:
-    bad = None if mask is None else any_of(as_bits(mask.pixels.read()), mask.bad)
-    return background_rms(as_float32(plane.data), bad)
+    return background_rms(as_float32(plane.data), _bad(mask))
+
+
+def _bad(mask: MaskSource | None) -> np.ndarray | None:
+    return None if mask is None else any_of(as_bits(mask.pixels.read()), mask.bad)
 
 
 def _mask_files(paths: PathLike | Sequence[PathLike], bands: tuple[str, ...]) -> list[FilePlanes]:
@@ -270,7 +396,11 @@ def _mask_files(paths: PathLike | Sequence[PathLike], bands: tuple[str, ...]) ->
 
 
 def _mask_sources(
-    files: list[FilePlanes], bands: tuple[str, ...], bad_mask: Sequence[str | int] | None, images: Found
+    files: list[FilePlanes],
+    bands: tuple[str, ...],
+    bad_mask: Sequence[str | int] | None,
+    images: Found,
+    mask_kind: str | None,
 ) -> list[MaskSource] | list[None]:
     """Masks of the bands, with the bits that make pixels unusable; None if there are none."""
     found = _find(files, "mask", bands)
@@ -280,11 +410,43 @@ def _mask_sources(
             raise ValueError(f"bad_mask: got {', '.join(map(str, bad_mask))}, but {names} has no MASK or DQ plane.")
         return [None] * len(bands)
     _common_shape(found, images)
-    named = [mask_planes(plane.header, band) for (_, plane), band in zip(found, bands, strict=True)]
     return [
-        MaskSource(plane.pixels, planes, bad_pattern(file.path, planes, bad_mask))
-        for (file, plane), planes in zip(found, named, strict=True)
+        _mask_source(mask, image, band, bad_mask, mask_kind)
+        for mask, image, band in zip(found, images, bands, strict=True)
     ]
+
+
+def _mask_source(
+    mask: tuple[FilePlanes, Plane],
+    image: tuple[FilePlanes, Plane],
+    band: str,
+    bad_mask: Sequence[str | int] | None,
+    mask_kind: str | None,
+) -> MaskSource:
+    """Mask of a band; its bits have the names that the header or the survey gives them."""
+    file, plane = mask
+    planes = _named_planes(file, plane, band) if mask_kind is None else {}
+    headers = (plane.header, file.primary, image[1].header, image[0].primary)
+    kind = mask_kind_of(*headers) if mask_kind is None else mask_kind
+    if not planes and kind is not None:
+        known = mask_bits(kind, band)
+        wanted = known.bad if bad_mask is None and known.planes else bad_mask
+        return MaskSource(plane.pixels, known.planes, bad_pattern(file.path, known.planes, wanted))
+    pattern = bad_pattern(file.path, planes, bad_mask)
+    if pattern is None:
+        warn_of_unnamed_bits(str(file.path), band, _masked_share(plane.pixels))
+    return MaskSource(plane.pixels, planes, pattern)
+
+
+def _masked_share(pixels: FilePixels) -> float:
+    """Share of the pixels, in the windows that are looked at, that have any bit."""
+    windows = windows_to_look_at((pixels.shape[0], pixels.shape[1]), mapped=pixels.dtype is not None)
+    return float(np.mean([np.mean(as_bits(pixels.read(box)) != 0) for box in windows]))
+
+
+def _named_planes(file: FilePlanes, plane: Plane, band: str) -> dict[str, int]:
+    with reading(file.path, "FITS file"):
+        return mask_planes(plane.header, band)
 
 
 def _common_planes(masks: list[MaskSource] | list[None]) -> dict[str, int]:
@@ -317,5 +479,15 @@ def _label(file: FilePlanes, plane: Plane) -> str:
     return f"{file.path}[{name}]" if name else str(file.path)
 
 
+def _photometry(file: FilePlanes, plane: Plane, band: str) -> tuple[str, float]:
+    """Filter and zero point of an image; a card that they need may be damaged."""
+    with reading(file.path, "FITS file"):
+        return filter_of(plane.header, file.primary, band), zero_point_of(plane.header, file.primary)
+
+
 def _common_unit(images: Found) -> str | None:
-    return common_unit([(str(file.path), unit_of(plane.header, file.primary)) for file, plane in images])
+    units: list[tuple[str, str | None]] = []
+    for file, plane in images:
+        with reading(file.path, "FITS file"):
+            units.append((str(file.path), unit_of(plane.header, file.primary)))
+    return common_unit(units)

@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PathLike = str | os.PathLike[str]
+from .locks import locked_folder
+from .reading import PathLike as PathLike
+from .reading import require_file
 
 
 def paths_of_bands(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> tuple[Path, ...]:
@@ -53,8 +55,7 @@ def paths_of_bands(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -
         )
     found = tuple(Path(path) for path in given)
     for path in found:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file.")
+        require_file(path)
     return found
 
 
@@ -90,7 +91,10 @@ def atomic_path(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
     ('all of it', 1)
     """
     target = Path(path)
+    if target.is_symlink():  # the file that it leads to is written, and the link stays
+        target = target.resolve()
     _refuse_existing(target, overwrite)
+    _check_folder(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         temporary = Path(folder) / target.name
@@ -123,6 +127,8 @@ def staged_folder(folder: PathLike, names: Sequence[str], *, overwrite: bool = F
     ------
     FileExistsError
         If one of the files exists and may not be replaced.
+    BlockingIOError
+        If another run writes to the folder; the message names its process.
 
     Examples
     --------
@@ -135,20 +141,72 @@ def staged_folder(folder: PathLike, names: Sequence[str], *, overwrite: bool = F
     ['a.txt']
     """
     target = Path(folder)
-    for name in names:
-        _refuse_existing(target / name, overwrite)
+    with output_folder(target):
+        for name in names:
+            _refuse_existing(target / name, overwrite)
+        stage = Path(tempfile.mkdtemp(prefix=".jaxdeblend-", dir=target))
+        try:
+            yield stage
+            for path in sorted(stage.iterdir()):
+                os.replace(path, target / path.name)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def output_folder(folder: PathLike, *, shared: bool = False) -> Iterator[Path]:
+    """Make a folder that a run writes to, and lock it; what is still empty at the end is removed.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    shared
+        Whether other runs that share it may write, too, as the shards of a catalog do.
+
+    Yields
+    ------
+    Path
+        The folder.
+
+    Raises
+    ------
+    BlockingIOError
+        If another run writes to it; the message names its process.
+    OSError
+        If it cannot be made.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from jaxdeblend.io import output_folder
+    >>> with output_folder(pathlib.Path(tempfile.mkdtemp()) / "out") as folder:
+    ...     _ = (folder / "a.txt").write_text("a")
+    >>> [path.name for path in folder.iterdir()]
+    ['a.txt']
+    """
+    target = Path(folder)
+    _check_folder(target)
     created = _missing_folders(target)
     target.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".jaxdeblend-", dir=target))
     try:
-        yield stage
-        for path in sorted(stage.iterdir()):
-            os.replace(path, target / path.name)
+        with locked_folder(target, shared=shared):
+            yield target
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
         with contextlib.suppress(OSError):  # a folder that holds something stays
             for made in created:
                 made.rmdir()
+
+
+def _check_folder(folder: Path) -> None:
+    """Say what is there instead of a folder, or on the way to it."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise FileNotFoundError(f"{path}: is a symbolic link to {os.readlink(path)}, which does not exist.")
+        if path.exists():
+            if not path.is_dir():
+                raise NotADirectoryError(f"{path}: is a file; give the name of a folder.")
+            return
 
 
 def _missing_folders(folder: Path) -> list[Path]:

@@ -11,7 +11,17 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF
 from ..instrument.psf_field import AbstractPSFField
-from .exposure import Exposure, as_float32, check_window, moved_psf, moved_wcs, pixel_scale, psf_at, widest_fwhm
+from .exposure import (
+    Exposure,
+    as_float32,
+    check_window,
+    checked_psf,
+    moved_psf,
+    moved_wcs,
+    pixel_scale,
+    psf_at,
+    widest_fwhm,
+)
 from .masks import any_of, as_bits, renumbered
 from .pixels import FilePixels
 
@@ -116,6 +126,10 @@ class LazyExposure:
         """Largest FWHM of any band in pixels, see `Exposure.widest_fwhm`."""
         return widest_fwhm(self.psf, self.shape)
 
+    def with_psf(self, psf: object) -> "LazyExposure":
+        """The same exposure with another PSF, whatever stands for one."""
+        return dataclasses.replace(self, psf=checked_psf(psf, len(self.bands)))
+
     def read(self) -> Exposure:
         """Read all pixels."""
         return self.window(self.box)
@@ -142,27 +156,36 @@ class LazyExposure:
         images, variance = (np.empty((len(self.bands), *box.shape), np.float32) for _ in range(2))
         for number, source in enumerate(self.sources):
             images[number] = as_float32(source.image.read(box))
-            variance[number] = source.to_variance(as_float32(_cut(source.noise, box)))
+            variance[number] = source.to_variance(as_float32(cut(source.noise, box)))
         bits, bad = self._mask(box)
-        return Exposure(
-            images,
-            variance,
-            moved_psf(self.psf, box),
-            bands=self.bands,
-            mask=bad,
-            wcs=self.wcs if box.start == (0, 0) else moved_wcs(self.wcs, box),
-            unit=self.unit,
-            zero_point=self.zero_point,
-            mask_bits=bits,
-            mask_planes=self.mask_planes,
-            filters=self.filters,
-        )
+        try:
+            return Exposure(
+                images,
+                variance,
+                moved_psf(self.psf, box),
+                bands=self.bands,
+                mask=bad,
+                wcs=self.wcs if box.start == (0, 0) else moved_wcs(self.wcs, box),
+                unit=self.unit,
+                zero_point=self.zero_point,
+                mask_bits=bits,
+                mask_planes=self.mask_planes,
+                filters=self.filters,
+            )
+        except ValueError as error:  # it does not know what its pixels were read from
+            raise ValueError(f"{', '.join(self._files())}: {error}") from error
 
     def observation(
         self, box: Box, *, exclude: np.ndarray | None = None, kernel: DifferenceKernel | None = None
     ) -> Observation:
         """Read what is needed to fit one blend, see `Exposure.observation`."""
         return self.window(box).observation(exclude=exclude, kernel=kernel)
+
+    def _files(self) -> list[str]:
+        """Files of the pixels, each once."""
+        parts = [(one.image, one.noise, None if one.mask is None else one.mask.pixels) for one in self.sources]
+        paths = [str(part.path) for band in parts for part in band if isinstance(part, FilePixels)]
+        return list(dict.fromkeys(paths))
 
     def _mask(self, box: Box) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Bits and unusable pixels of a window, by the mask alone."""
@@ -178,7 +201,8 @@ class LazyExposure:
         return np.stack(bits), bad
 
 
-def _cut(noise: Noise, box: Box) -> np.ndarray:
+def cut(noise: Noise, box: Box) -> np.ndarray:
+    """Values of a window; one value of a number."""
     if isinstance(noise, FilePixels):
         return noise.read(box)
     return noise[box.slices] if isinstance(noise, np.ndarray) else np.full((1, 1), noise)

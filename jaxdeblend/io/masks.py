@@ -8,8 +8,14 @@ from jaxtyping import Bool, Integer
 
 from .files import PathLike
 
-DEFAULT_BAD_PLANES = ("BAD", "NO_DATA", "SAT", "SUSPECT", "EDGE", "SENSOR_EDGE", "UNMASKEDNAN", "ALLMASK")
+DEFAULT_BAD_PLANES = (
+    *("BAD", "NO_DATA", "SAT", "SUSPECT", "EDGE", "SENSOR_EDGE", "UNMASKEDNAN", "ALLMASK"),
+    *("DO_NOT_USE", "INVALID"),  # of JWST and Roman, and of Euclid
+)
 """Mask planes whose pixels are not used, where a file names its planes."""
+
+_LAST_BIT = 63
+"""Number of the highest bit of the widest integers."""
 
 _LEGACY = ("NPRIMARY", "BRIGHT", "BAILOUT", "MEDIUM", "GALAXY", "CLUSTER", "WISEM1", "WISEM2")
 """Cards of the Legacy Surveys' maskbits that are of all bands; their values are powers of two."""
@@ -44,6 +50,8 @@ def mask_planes(header: Any, band: str | None = None) -> dict[str, int]:
     {'NPRIMARY': 0, 'ALLMASK': 6}
     """
     named = {key[3:]: int(header[key]) for key in header if key.startswith("MP_")}
+    if beyond := [name for name, bit in named.items() if not 0 <= bit <= _LAST_BIT]:
+        raise ValueError(f"MP_{beyond[0]} is {named[beyond[0]]}, which is no number of a bit")
     if named or str(header.get("IMTYPE", "")).strip() != "maskbits":
         return named
     names = {name: name for name in _LEGACY}
@@ -87,10 +95,10 @@ def bad_pattern(path: PathLike, named: Mapping[str, int], bad_mask: Sequence[str
     if unknown:
         known = f"it has {', '.join(named)}" if named else "it names no planes (no MP_ cards), so give bit numbers"
         raise ValueError(f"bad_mask: got {', '.join(unknown)}, which the mask of {path} does not have; {known}.")
-    pattern = 0
-    for name in wanted:
-        pattern |= 1 << (named[name] if isinstance(name, str) else int(name))
-    return pattern
+    bits = [named[name] if isinstance(name, str) else int(name) for name in wanted]
+    if beyond := [bit for bit in bits if not 0 <= bit <= _LAST_BIT]:
+        raise ValueError(f"bad_mask: got bit {beyond[0]} for the mask of {path}; bits have numbers 0 to {_LAST_BIT}.")
+    return sum(1 << bit for bit in set(bits))
 
 
 def any_of(bits: Integer[np.ndarray, "*shape"], pattern: int | None) -> Bool[np.ndarray, "*shape"]:

@@ -246,6 +246,9 @@ def read_models(path: PathLike) -> ModelFile:
         images = {name: hdus[name] for name in ("MODEL", "RESIDUAL") if name in hdus}
         wcs = next((celestial_wcs(hdu.header, hdus) for hdu in images.values()), None)
         cubes = {name: _native(hdu.data) for name, hdu in images.items()}
+        for name, cube in cubes.items():
+            if cube.ndim != 3 or len(cube) != len(bands):
+                raise ValueError(f"{name} has shape {cube.shape}, but there are {len(bands)} bands")
         sources = tuple(_source(row, len(bands)) for row in hdus["SOURCES"].data)
     return ModelFile(cubes.get("MODEL"), cubes.get("RESIDUAL"), sources, bands, wcs)
 

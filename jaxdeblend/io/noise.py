@@ -1,5 +1,6 @@
 """Variances, from whatever says how noisy pixels are."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
@@ -38,6 +39,54 @@ VARIANCE_OF: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "weight": inverted,
 }
 """Makes a variance of each kind of plane; the kind that is looked for first is the first."""
+
+ROLE_OF_KIND = {"variance": "variance", "weight": "weight", "rms": "error", "exposure_time": "exposure_time"}
+"""Role of the planes of each kind, see `jaxdeblend.io.planes.ROLES`."""
+
+NOISE_KINDS = tuple(ROLE_OF_KIND)
+"""What a noise plane can be said to be."""
+
+SIGMA_OF: dict[str, Callable[[float], float]] = {
+    "variance": lambda value: value**0.5,
+    "weight": lambda value: value**-0.5,
+    "rms": lambda value: value,
+}
+"""Standard deviation that a value of each kind means; exposure times mean none by themselves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OfExposureTime:
+    """Makes a variance of exposure times t: scale / t, infinite where t is not positive.
+
+    Attributes
+    ----------
+    scale
+        Variance of a pixel of the exposure time 1.
+    """
+
+    scale: float
+
+    def __call__(self, time: np.ndarray) -> np.ndarray:
+        """Variance of pixels of these exposure times."""
+        return (inverted(time) * self.scale).astype(time.dtype)
+
+    @classmethod
+    def measured(cls, image: np.ndarray, time: np.ndarray, bad: np.ndarray | None, band: str) -> "OfExposureTime":
+        """The scale is measured: the background noise of image × √t.
+
+        Examples
+        --------
+        >>> noise = np.random.default_rng(1).normal(0, 3, (200, 200))
+        >>> to_variance = OfExposureTime.measured(noise, np.full(noise.shape, 4.0), None, "r")
+        >>> to_variance(np.array([4.0, 0.0])).round().tolist()
+        [9.0, inf]
+        """
+        lit = np.isfinite(time) & (time > 0)
+        scaled = np.where(lit, image * np.sqrt(np.where(lit, time, 1)), np.nan)
+        rms = background_rms(scaled, bad)
+        if rms <= 0:
+            raise ValueError(f"exposure_time: band {band} shows no noise, which is to be measured; give a variance.")
+        return cls(rms**2)
 
 
 def background_rms(image: np.ndarray, bad: np.ndarray | None = None) -> float:

@@ -1,5 +1,6 @@
 """What headers say about photometry: unit, zero point, filter."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def unit_of(header: Any, primary: Any) -> str | None:
 
 
 def filter_of(header: Any, primary: Any, band: str) -> str:
-    """Name of the filter of an image, FILTER; that of the band if no header has it.
+    """Name of the filter of an image, see `stated_filter`; that of the band if no header has it.
 
     Parameters
     ----------
@@ -47,7 +48,24 @@ def filter_of(header: Any, primary: Any, band: str) -> str:
     >>> filter_of({}, {"FILTER": "HSC-R2"}, "r"), filter_of({}, {}, "r")
     ('HSC-R2', 'r')
     """
-    return str(_first(("FILTER",), header, primary) or "").strip() or band
+    return stated_filter(header, primary) or band
+
+
+def stated_filter(*headers: Any) -> str | None:
+    """Name of the filter that headers state: FILTER, or PUPIL where that is one (JWST), or FILTER1 or FILTER2 (HST).
+
+    Examples
+    --------
+    >>> stated_filter({}, {"FILTER": "HSC-R2"}), stated_filter({"FILTER1": "CLEAR1L", "FILTER2": "F814W"})
+    ('HSC-R2', 'F814W')
+    >>> stated_filter({"FILTER": "F150W2", "PUPIL": "F162M"})
+    'F162M'
+    """
+    pupil = str(_first(("PUPIL",), *headers) or "").strip()
+    if re.fullmatch(r"F\d+\w+", pupil):  # light passes both wheels, and the filter of the pupil wheel is the narrower
+        return pupil
+    names = [str(_first((key,), *headers) or "").strip() for key in ("FILTER", "FILTER1", "FILTER2")]
+    return next((name for name in names if name and not name.upper().startswith("CLEAR")), None)
 
 
 def zero_point_of(header: Any, primary: Any) -> float:

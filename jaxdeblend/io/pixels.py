@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import gzip
-import logging
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +12,11 @@ from astropy.io import fits
 
 from ..instrument.box import Box
 from .files import PathLike
-
-logger = logging.getLogger(__name__)
+from .fits_structure import check_structure
+from .reading import one_line, reading
 
 _DTYPES = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 """Types of pixels by BITPIX."""
-
-_GZIP = b"\x1f\x8b"
-"""First bytes of gzipped files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +112,7 @@ class FilePixels:
         if self.plane is not None:
             lead[-1] = self.plane
         inner = (slice(None),) * (self.ndim - 2)
-        with open_fits(self.path) as hdus:
+        with open_fits(self.path, check=False) as hdus:
             return np.asarray(hdus[self.extension].section[(*lead, *inner, *window)])
 
 
@@ -169,13 +163,17 @@ def _unsigned(values: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def open_fits(path: PathLike) -> Iterator[Any]:
+def open_fits(path: PathLike, *, check: bool = True, checksum: bool = False) -> Iterator[Any]:
     """Open a FITS file; whatever goes wrong while it is read becomes one ValueError that names it.
 
     Parameters
     ----------
     path
         The file.
+    check
+        Whether to compare the headers with the length of the file first; not needed for one that was opened before.
+    checksum
+        Whether data must agree with the card DATASUM, where it is there.
 
     Yields
     ------
@@ -186,24 +184,33 @@ def open_fits(path: PathLike) -> Iterator[Any]:
     ------
     ValueError
         If the file is not readable FITS.
-    FileNotFoundError
-        If it does not exist.
+    OSError
+        If it does not exist, or cannot be read.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    seen: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            with fits.open(path, memmap=False) as hdus:
+    with reading(path, "FITS file") as seen:
+        count = check_structure(Path(path)) if check else None
+        with fits.open(path, memmap=False, checksum=checksum) as hdus:
+            _check_count(hdus, count)
+            try:
                 yield hdus
-    except (OSError, EOFError, zlib.error, TypeError, ValueError, KeyError, fits.VerifyError) as error:
-        reason = _truncation(seen) or one_line(error)
-        raise ValueError(f"{path}: not a readable FITS file ({reason}).") from error
-    if _truncation(seen):
-        raise ValueError(f"{path}: not a readable FITS file ({_truncation(seen)}).")
-    for warning in seen:
-        logger.debug("%s: %s", path, warning.message)
+            except Exception as error:
+                if _truncation(seen):  # which says more than what it led to
+                    raise ValueError(_truncation(seen)) from error
+                raise
+        wrong = _truncation(seen) or (_checksum(seen) if checksum else "")
+        if wrong:
+            raise ValueError(wrong)
+
+
+def _check_count(hdus: Any, count: int | None) -> None:
+    """Astropy finds the extensions that are there, and no more: else it may go on to find some for ever."""
+    if count is None:
+        return
+    for number in range(count):
+        if not isinstance(hdus[number], fits.hdu.base._ValidHDU):
+            raise ValueError(f"the header of extension {number} is damaged")
+    with contextlib.suppress(IndexError):
+        raise ValueError(f"after extension {count - 1} follows what is none: {hdus[count].name or 'unnamed'}")
 
 
 def read_segmentation(path: PathLike) -> np.ndarray:
@@ -242,28 +249,11 @@ def read_segmentation(path: PathLike) -> np.ndarray:
     raise ValueError(f"{path}: holds no image; a segmentation map is one.")
 
 
-def check_whole(path: Path) -> None:
-    """Unpack a gzipped file once: Astropy takes one that ends too early for one of fewer extensions.
-
-    Raises
-    ------
-    EOFError
-        If it ends too early.
-    """
-    with path.open("rb") as file:
-        if file.read(2) != _GZIP:
-            return
-    with gzip.open(path) as unpacked:
-        while unpacked.read(1 << 24):
-            pass
-
-
 def _truncation(seen: list[warnings.WarningMessage]) -> str:
     """What astropy said about a file that ends too early, if it did."""
     return next((str(warning.message) for warning in seen if "truncated" in str(warning.message)), "")
 
 
-def one_line(error: BaseException) -> str:
-    """First line of what an error says, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _checksum(seen: list[warnings.WarningMessage]) -> str:
+    """What astropy said about data that do not agree with their sum; headers may be edited by hand."""
+    return next((str(warning.message) for warning in seen if "Datasum verification failed" in str(warning.message)), "")

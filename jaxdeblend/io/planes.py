@@ -13,7 +13,8 @@ from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from .files import PathLike
-from .pixels import FilePixels, check_whole, one_line, open_fits, pixels_of
+from .pixels import FilePixels, open_fits, pixels_of
+from .reading import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ ROLES = {
     "variance": ("VARIANCE", "VAR"),
     "error": ("ERR", "ERROR", "RMS", "STDDEV", "STD", "SIGMA", "UNCERT"),
     "weight": ("WEIGHT", "WHT", "WGT", "INVVAR", "IVAR"),
+    "exposure_time": ("EXP", "EXPTIME", "EXPMAP", "EXPOSURE", "TEXP"),
     "mask": ("MASK", "MSK", "DQ", "MASKBITS"),
 }
 """EXTNAMEs of each kind of plane."""
@@ -32,6 +34,9 @@ _UNCERTAINTY_TYPES = {
     "InverseVariance": "weight",
 }
 """What astropy's CCDData writes into UTYPE."""
+
+_MOST_SIP_ORDER = 20
+"""Highest order of a SIP distortion that is believed; the convention has 2 to 9."""
 
 _COLLECTIVE = "*"
 """Band of a plane that is not of one band: a cube, or a mask for all bands."""
@@ -44,7 +49,8 @@ class Plane:
     Attributes
     ----------
     role
-        ``image``, ``variance``, ``error`` (1σ), ``weight`` (1 / variance, 0 where masked) or ``mask``.
+        ``image``, ``variance``, ``error`` (1σ), ``weight`` (1 / variance, 0 where masked), ``exposure_time`` or
+        ``mask``.
     band
         Band, or ``*`` if the plane is of all of them.
     pixels
@@ -158,7 +164,6 @@ def read_planes(path: PathLike, bands: Sequence[str] = ()) -> FilePlanes:
     """
     path = Path(path)
     with open_fits(path) as hdus:
-        check_whole(path)
         planes = [_plane(hdu, hdus, number, path, tuple(bands)) for number, hdu in enumerate(hdus)]
         primary = hdus[0].header.copy()
     return FilePlanes(path, tuple(plane for plane in planes if plane is not None), primary)
@@ -169,11 +174,21 @@ def celestial_wcs(header: fits.Header, hdus: Any) -> WCS | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         try:
+            _check_distortion(header)
             wcs = WCS(header, fobj=hdus, naxis=2)
+            wcs.pixel_to_world_values(0, 0)  # some damage shows only in use
         except Exception as error:  # wcslib raises many kinds; the pixels are still good
             logger.warning("%s: unreadable WCS (%s).", hdus.filename(), one_line(error))
             return None
     return wcs if wcs.has_celestial else None
+
+
+def _check_distortion(header: fits.Header) -> None:
+    """Refuse orders of SIP polynomials for which Astropy would make arrays without end."""
+    for key in ("A_ORDER", "B_ORDER", "AP_ORDER", "BP_ORDER"):
+        order: Any = header.get(key, 0)
+        if not 0 <= order <= _MOST_SIP_ORDER:
+            raise ValueError(f"{key} is {order}")
 
 
 def _plane(hdu: Any, hdus: Any, number: int, path: Path, bands: tuple[str, ...]) -> Plane | None:

@@ -1,6 +1,7 @@
 """PSFs from files."""
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,27 @@ from ..instrument.psf_field import AbstractPSFField, ConstantPSFField, Polynomia
 from ..ops import polynomials
 from ..ops.moments import core_centroid
 from .files import PathLike, atomic_path, paths_of_bands
+from .oversampled import DETECTOR_EXTENSIONS, binned, oversampling_of
 from .pixels import open_fits
-from .planes import FilePlanes, read_planes
+from .planes import FilePlanes, Plane, read_planes
 
 logger = logging.getLogger(__name__)
+
+_MOST_DEGREE = 20
+"""Highest degree of polynomials of the position that is believed; PSFEx is run with 1 to 5."""
 
 CENTROID_TOLERANCE = 0.1
 """Offset in pixels of a PSF's centroid from the middle of its stamp that is worth a warning."""
 
 
-def read_psf(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> ImagePSF:
+def read_psf(
+    paths: PathLike | Sequence[PathLike], bands: Sequence[str], *, pixel_scale: float | None = None
+) -> ImagePSF:
     """Read PSF stamps from FITS images.
+
+    Oversampled stamps are known by their headers: by ``PIXELSCL`` if the pixel scale of the images is given, else by
+    ``OVERSAMP`` or ``DET_SAMP``. They are summed over the pixels of the images. Of files of STPSF (WebbPSF), the
+    extension with the pixels of the detector is taken.
 
     Parameters
     ----------
@@ -33,6 +44,8 @@ def read_psf(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> Imag
         per band, or one stamp that all bands share.
     bands
         Names of the bands, in order.
+    pixel_scale
+        Pixel scale of the images in arcseconds, `Exposure.pixel_scale`.
 
     Returns
     -------
@@ -42,7 +55,8 @@ def read_psf(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> Imag
     Raises
     ------
     ValueError
-        If a stamp is unreadable, has an even edge, a NaN, or a sum that is not positive; the file is named.
+        If a stamp is unreadable, has an even edge, a NaN, or a sum that is not positive, or if its pixels do not fit a
+        whole number of times in those of the images; the file is named.
     FileNotFoundError
         If a file does not exist.
 
@@ -64,15 +78,17 @@ def read_psf(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> Imag
     bands = tuple(bands)
     files = [read_planes(path, bands) for path in paths_of_bands(paths, bands)]
     if len(files) == 1:
-        stamps = [(files[0].path, stamp) for stamp in _stamps(files[0], bands)]
+        stamps = [(files[0].path, stamp) for stamp in _stamps(files[0], bands, pixel_scale)]
     else:
-        stamps = [(file.path, _stamps(file, (band,))[0]) for file, band in zip(files, bands, strict=True)]
+        stamps = [(file.path, _stamps(file, (band,), pixel_scale)[0]) for file, band in zip(files, bands, strict=True)]
     checked = [_checked(path, stamp) for path, stamp in stamps]
     edge = max(psf.edge for psf in checked)
     return ImagePSF(np.concatenate([np.asarray(psf.stamp(edge)) for psf in checked]))
 
 
-def read_psf_field(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> AbstractPSFField:
+def read_psf_field(
+    paths: PathLike | Sequence[PathLike], bands: Sequence[str], *, pixel_scale: float | None = None
+) -> AbstractPSFField:
     """Read PSFs that vary over the image, as PSFEx writes them (Bertin 2011); from stamps, a constant one.
 
     Parameters
@@ -82,6 +98,8 @@ def read_psf_field(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -
         `read_psf`.
     bands
         Names of the bands, in order.
+    pixel_scale
+        Pixel scale of the images in arcseconds, for stamps that are oversampled; see `read_psf`.
 
     Returns
     -------
@@ -118,7 +136,7 @@ def read_psf_field(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -
     read = {path: _psfex_field(path) for path in files}
     found = [field for field in read.values() if field is not None]
     if not found:
-        return ConstantPSFField(read_psf(paths, bands))
+        return ConstantPSFField(read_psf(paths, bands, pixel_scale=pixel_scale))
     others = [str(path) for path, field in read.items() if field is None]
     if others:
         raise ValueError(f"{', '.join(others)}: no PSFEx model found (PSF_MASK), but the other bands have one.")
@@ -199,11 +217,10 @@ def _psfex_field(path: Path) -> PolynomialPSFField | None:
         table = next((hdu for hdu in hdus if "PSF_MASK" in _columns(hdu)), None)
         if table is None:
             return None
-        header, samples = table.header.copy(), np.array(table.data["PSF_MASK"], float)
-    try:
-        return _polynomial_field(header, samples)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        try:
+            return _polynomial_field(table.header, np.array(table.data["PSF_MASK"], float))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _columns(hdu: Any) -> list[str]:
@@ -221,8 +238,12 @@ def _polynomial_field(header: fits.Header, samples: np.ndarray) -> PolynomialPSF
         _check_axes(header)
         zero = np.array([_number(header, f"POLZERO{axis}") for axis in (2, 1)]) - 1
         scale = np.array([_number(header, f"POLSCAL{axis}") for axis in (2, 1)])
+    if samples.ndim < 3 or 0 in samples.shape:
+        raise ValueError(f"PSF_MASK: got shape {samples.shape}; PSFEx writes an image for each term.")
     images = samples.reshape(1, -1, *samples.shape[-2:])
     degree = int(_number(header, "POLDEG1")) if n_axes == 2 else 0
+    if not 0 <= degree <= _MOST_DEGREE:
+        raise ValueError(f"POLDEG1: got {degree}; degrees from 0 to {_MOST_DEGREE} can be read.")
     if images.shape[1] != polynomials.n_terms(degree):
         raise ValueError(f"PSF_MASK: got {images.shape[1]} images for polynomials of degree {degree}.")
     return PolynomialPSFField(images, zero_point=zero, scale=scale, sampling=_number(header, "PSF_SAMP"))
@@ -241,8 +262,8 @@ def _check_axes(header: fits.Header) -> None:
 
 def _number(header: fits.Header, key: str) -> float:
     value: object = header.get(key)
-    if not isinstance(value, float | int):
-        raise ValueError(f"{key}: got {value!r} in the header of PSF_DATA; PSFEx writes a number.")
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{key}: got {value!r} in the header of PSF_DATA; PSFEx writes a number, and a finite one.")
     return float(value)
 
 
@@ -265,7 +286,29 @@ def _joined(fields: list[PolynomialPSFField]) -> PolynomialPSFField:
     return PolynomialPSFField(images, zero_point=zero, scale=scale, sampling=sampling, edge=edge)
 
 
-def _stamps(file: FilePlanes, bands: tuple[str, ...]) -> list[np.ndarray]:
+def _stamps(file: FilePlanes, bands: tuple[str, ...], pixel_scale: float | None) -> list[np.ndarray]:
+    """Stamps of the bands in the pixels of the images."""
+    found = _detector_stamp(file.path) or [(plane.data, plane.header) for plane in _planes(file, bands)]
+    stamps = []
+    for stamp, header in found:
+        factor = oversampling_of(file.path, (header, file.primary), pixel_scale)
+        stamps.append(stamp if factor == 1 else binned(np.asarray(stamp, float), factor))
+    return stamps
+
+
+def _detector_stamp(path: Path) -> list[tuple[np.ndarray, fits.Header]]:
+    """Stamp of a file of STPSF, of the detector's pixels if its edge is odd; nothing if the file is another."""
+    with open_fits(path) as hdus:
+        known = {str(hdu.header.get("EXTNAME", "")).strip().upper(): hdu for hdu in hdus}
+        found = [known[name] for name in DETECTOR_EXTENSIONS if name in known and np.ndim(known[name].data) == 2]
+        stamps = [(np.array(hdu.data), hdu.header.copy()) for hdu in found]
+    odd = [(stamp, header) for stamp, header in stamps if all(n % 2 for n in stamp.shape)]
+    # a detector stamp of even edges is off its middle by half a pixel: the finer one gives an odd one
+    return (odd or stamps[::-1])[:1]
+
+
+def _planes(file: FilePlanes, bands: tuple[str, ...]) -> list[Plane]:
+    """Images of the bands, or one that all share."""
     images = [plane for plane in file.planes if plane.role == "image"]
     if not images:
         raise ValueError(
@@ -273,10 +316,10 @@ def _stamps(file: FilePlanes, bands: tuple[str, ...]) -> list[np.ndarray]:
             "read by read_psf_field."
         )
     if len(images) == 1 and images[0].pixels.ndim == 2:
-        return [images[0].data]
+        return images
     found = file.find("image", bands)
     assert found is not None  # there are images
-    return [plane.data for plane in found]
+    return found
 
 
 def _checked(path: Path, stamp: np.ndarray) -> ImagePSF:
@@ -285,6 +328,8 @@ def _checked(path: Path, stamp: np.ndarray) -> ImagePSF:
         psf = ImagePSF(stamp.astype(np.float32)[None])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not np.isfinite(np.asarray(psf.stamps)).all():
+        raise ValueError(f"{path}: psf: got values as large as {np.abs(stamp).max():.3g}, beyond single precision.")
     dy, dx = core_centroid(np.asarray(psf.stamps[0]))
     if np.hypot(dy, dx) > CENTROID_TOLERANCE:
         logger.warning(

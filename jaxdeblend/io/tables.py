@@ -1,6 +1,7 @@
 """Tables: positions in, catalogs out."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,27 +12,11 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 
 from .files import PathLike, atomic_path
+from .fits_structure import check_structure
+from .position_columns import degrees, find_columns, pixels, wanted_columns
+from .reading import reading
 
 logger = logging.getLogger(__name__)
-
-PIXEL_COLUMNS = (
-    ("x", "y"),
-    ("xcentroid", "ycentroid"),
-    ("x_centroid", "y_centroid"),
-    ("x_peak", "y_peak"),
-    ("XWIN_IMAGE", "YWIN_IMAGE"),
-    ("X_IMAGE", "Y_IMAGE"),
-)
-"""Names of pixel columns (x, y) that are looked for, in this order."""
-
-SKY_COLUMNS = (
-    ("ra", "dec"),
-    ("ALPHAWIN_J2000", "DELTAWIN_J2000"),
-    ("ALPHA_J2000", "DELTA_J2000"),
-    ("RAJ2000", "DEJ2000"),
-    ("X_WORLD", "Y_WORLD"),
-)
-"""Names of sky columns (ra, dec) that are looked for."""
 
 _FORMATS = {
     ".ecsv": "ascii.ecsv",
@@ -50,14 +35,20 @@ _WRITABLE = (".ecsv", ".fits", ".parquet")
 def read_positions(
     path: PathLike,
     *,
-    origin: int = 0,
+    origin: int | None = None,
     wcs: WCS | None = None,
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
     x: str | None = None,
     y: str | None = None,
     ra: str | None = None,
     dec: str | None = None,
+    allow_empty: bool = False,
 ) -> tuple[np.ndarray, Table]:
     """Read the positions of sources from a table.
+
+    Pixel columns are found by the names that photutils, sep, SExtractor, SourceXtractor++, LSST and the Tractor write,
+    whatever their case; if there are none, sky columns (ICRS): numbers in degrees or their own unit (``coord_ra`` and
+    ``coord_dec`` without a unit: radians), text (``12:34:56.7``, ``12h34m56.7s``), or `SkyCoord`.
 
     Parameters
     ----------
@@ -65,14 +56,17 @@ def read_positions(
         Table: ECSV, CSV, FITS, VOTable, SExtractor's ASCII, or whatever astropy recognises; Parquet with
         pyarrow.
     origin
-        Number of the first pixel in the table: 0 (photutils, sep) or 1 (SExtractor, ds9, FITS).
+        Number of the first pixel in the table: 0 (photutils, sep, LSST) or 1 (SExtractor, ds9, FITS). By default what
+        the names of the columns tell, 1 for those of SExtractor and SourceXtractor++, and else 0.
     wcs
         Pixel grid, for tables of sky positions.
-    x, y
-        Names of pixel columns. By default those of `PIXEL_COLUMNS`, whatever their case.
-    ra, dec
-        Names of sky columns, in degrees (or their own unit), ICRS. By default, if there are no pixel
-        columns, those of `SKY_COLUMNS`.
+    columns
+        Names of the columns: ``"Y,X"`` or ``("Y", "X")`` of pixels; ``"ra=NAME,dec=NAME"`` or a mapping of sky
+        positions; one name of a column of `SkyCoord`.
+    x, y, ra, dec
+        The same, name by name.
+    allow_empty
+        Whether the table may have no rows.
 
     Returns
     -------
@@ -85,7 +79,8 @@ def read_positions(
     Raises
     ------
     ValueError
-        If the table is unreadable, or its columns are not found, or sky positions come without a WCS.
+        If the table is unreadable or has no rows, or its columns are not found or hold something else than
+        positions, or sky positions come without a WCS.
     FileNotFoundError
         If the file does not exist.
 
@@ -98,26 +93,47 @@ def read_positions(
     >>> Table({"x": [11.0, 5.5], "y": [2.0, 3.0]}).write(path)
     >>> read_positions(path, origin=1)[0].tolist()
     [[1.0, 10.0], [2.0, 4.5]]
+    >>> Table({"COL": [11.0, 5.5], "ROW": [2.0, 3.0]}).write(path, overwrite=True)
+    >>> read_positions(path, columns="ROW,COL")[0].tolist()
+    [[2.0, 11.0], [3.0, 5.5]]
     """
     path = Path(path)
-    if origin not in (0, 1):
+    if origin not in (None, 0, 1):
         raise ValueError(f"origin: got {origin}; give 0 or 1, the number of the first pixel in the table.")
-    if (x is None) != (y is None) or (ra is None) != (dec is None):
-        raise ValueError("x, y: give the names of both columns of a position, or of none (and so for ra, dec).")
+    wanted = _wanted(columns, {"x": x, "y": y}, {"ra": ra, "dec": dec})
     table = _read_table(path)
-    sky = _columns(path, table, (ra, dec), SKY_COLUMNS if x is None else ())
-    pixel = None if ra is not None else _columns(path, table, (x, y), PIXEL_COLUMNS)
-    if pixel is not None:
-        _warn_of_origin(path, pixel, origin)
-        columns = [_values(table[name]) - origin for name in pixel]
-        return np.stack(columns[::-1], axis=1), table
-    if sky is not None:
-        return _from_sky(path, [_degrees(table[name]) for name in sky], wcs), table
-    raise ValueError(
-        f"{path}: no columns of positions found among {', '.join(table.colnames) or 'none at all'}; "
-        "expected x and y, "
-        "or ra and dec, or name them."
-    )
+    with reading(path, "table of positions"):
+        try:
+            found, counted_from = find_columns(table, wanted)
+            if not len(table) and not allow_empty:
+                raise ValueError("the table has columns, but no rows: there are no positions in it.")
+            values = [pixels(table, found[key]) for key in ("y", "x")] if "x" in found else degrees(table, found)[::-1]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if "x" not in found:
+        return _from_sky(path, values[0], values[1], wcs), table
+    first = counted_from or 0 if origin is None else origin
+    if counted_from is not None and first != counted_from:
+        logger.warning(
+            "%s: columns %s and %s usually count pixels from %d, but origin is %d; leave it out unless they were "
+            "shifted.",
+            *(path, found["x"], found["y"], counted_from, first),
+        )
+    return np.stack(values, axis=1) - first, table
+
+
+def _wanted(
+    columns: str | Sequence[str] | Mapping[str, str] | None, *pairs: Mapping[str, str | None]
+) -> dict[str, str]:
+    """Names of columns, of one of the ways to give them."""
+    for pair in pairs:
+        if len({name is None for name in pair.values()}) > 1:
+            raise ValueError(f"{', '.join(pair)}: give the names of both columns of a position, or of none.")
+    named = [{key: name for key, name in pair.items() if name is not None} for pair in pairs]
+    given = [one for one in (wanted_columns(columns), *named) if one]
+    if len(given) > 1:
+        raise ValueError("columns: give the columns of one position, by columns, by x and y, or by ra and dec.")
+    return given[0] if given else {}
 
 
 def write_catalog(table: Table, path: PathLike, *, overwrite: bool = False) -> Path:
@@ -192,94 +208,48 @@ def _in_fits(unit: units.UnitBase) -> bool:
 
 
 def _read_table(path: Path) -> Table:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
     kind = _FORMATS.get(path.suffix.lower())
-    if kind == "parquet":
-        _require_pyarrow(path)
-    try:
+    with reading(path, "table"):
+        if kind == "parquet":
+            _require_pyarrow(path)
         if kind == "fits":
-            return QTable.read(path, format="fits", hdu=_table_extension(path))
+            return _fits_table(path)
         return QTable.read(path, format=kind) if kind else _read_unknown(path)
-    except Exception as error:  # astropy's readers raise many kinds
-        reason = str(error).strip().splitlines()
-        raise ValueError(f"{path}: not a readable table ({reason[0] if reason else type(error).__name__}).") from error
 
 
 def _read_unknown(path: Path) -> Table:
     """SExtractor's tables begin with '# 1 NAME'; the rest is left to astropy."""
     with path.open("rb") as file:
-        start = file.read(256).split()
-    if start[:2] == [b"#", b"1"]:
+        start = file.read(256)
+    if start.split()[:2] == [b"#", b"1"]:
         return QTable.read(path, format="ascii.sextractor")
-    if start[:1] == [b"SIMPLE"]:
-        return QTable.read(path, format="fits", hdu=_table_extension(path))
+    if start.startswith((b"SIMPLE", b"\x1f\x8b")):
+        return _fits_table(path)
+    if b"\0" in start:  # no text: to guess its delimiters would take long
+        raise ValueError("neither text nor FITS")
     return QTable.read(path, format="ascii")
 
 
-def _table_extension(path: Path) -> int:
-    """Find the extension to read: SExtractor's LDAC_OBJECTS or else the first table."""
-    with fits.open(path) as hdus:
+def _fits_table(path: Path) -> Table:
+    """Table of SExtractor's LDAC_OBJECTS, or else the first."""
+    check_structure(path)
+    with fits.open(path, memmap=False) as hdus:
         tables = {
             number: hdu.name for number, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         }
     if not tables:
         raise ValueError("the FITS file holds no table")
-    return next((number for number, name in tables.items() if name == "LDAC_OBJECTS"), min(tables))
+    number = next((number for number, name in tables.items() if name == "LDAC_OBJECTS"), min(tables))
+    return QTable.read(path, format="fits", hdu=number)
 
 
-def _columns(
-    path: Path, table: Table, given: tuple[str | None, str | None], guesses: tuple[tuple[str, str], ...]
-) -> tuple[str, str] | None:
-    """Find the two columns given, or the first guess that the table has."""
-    first, second = given
-    if first is not None and second is not None:
-        missing = [name for name in (first, second) if name not in table.colnames]
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.colnames)}.")
-        return first, second
-    lower = {name.lower(): name for name in reversed(table.colnames)}
-    for a, b in guesses:
-        if a.lower() in lower and b.lower() in lower:
-            return lower[a.lower()], lower[b.lower()]
-    return None
-
-
-def _warn_of_origin(path: Path, columns: tuple[str, str], origin: int) -> None:
-    if origin == 0 and columns[0].upper() in ("X_IMAGE", "XWIN_IMAGE"):
-        logger.warning(
-            "%s: columns %s and %s look like SExtractor's, which count pixels from 1, but origin is 0; give "
-            "origin=1 unless they were shifted.",
-            path,
-            *columns,
-        )
-
-
-def _values(column: Any) -> np.ndarray:
-    """Column as float64 without unit, NaN where it is masked."""
-    plain = getattr(column, "value", column)
-    return np.ma.filled(np.ma.asarray(_unmasked(plain)).astype(float), np.nan)
-
-
-def _unmasked(column: Any) -> Any:
-    """Turn astropy's Masked quantities into NumPy's masked arrays."""
-    if hasattr(column, "unmasked"):
-        return np.ma.MaskedArray(column.unmasked, mask=column.mask)
-    return column
-
-
-def _degrees(column: Any) -> np.ndarray:
-    unit = getattr(column, "unit", None)
-    return _values(column) * (1.0 if unit is None else unit.to(units.deg))
-
-
-def _from_sky(path: Path, sky: list[np.ndarray], wcs: WCS | None) -> np.ndarray:
+def _from_sky(path: Path, dec: np.ndarray, ra: np.ndarray, wcs: WCS | None) -> np.ndarray:
     if wcs is None:
         raise ValueError(f"{path}: has sky positions only, but the images have no WCS; give pixel columns.")
-    known = np.isfinite(sky[0]) & np.isfinite(sky[1])
+    known = np.isfinite(ra) & np.isfinite(dec)
     centers = np.full((len(known), 2), np.nan)
     if known.any():
-        x, y = wcs.all_world2pix(sky[0][known], sky[1][known], 0, quiet=True)
+        x, y = wcs.all_world2pix(ra[known], dec[known], 0, quiet=True)
         centers[known, 0], centers[known, 1] = y, x
     return centers
 

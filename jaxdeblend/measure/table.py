@@ -84,13 +84,15 @@ def measure(
     check_observation(blend, obs)
     active = np.asarray(blend.active)
     if not active.any():
-        return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs)
+        return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs, unit=obs.unit)
     on_data = blend_on(blend, obs, refit_spectra)
     values, _ = measure_jit(on_data, obs, np.asarray(known if status is None else status))
-    return table_of(_select(values, active), obs.bands, wcs=wcs)
+    return table_of(_select(values, active), obs.bands, wcs=wcs, unit=obs.unit)
 
 
-def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" = None) -> QTable:
+def table_of(
+    values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" = None, unit: str | None = None
+) -> QTable:
     """Table of measurements that are already arrays, with one row per entry.
 
     Parameters
@@ -101,6 +103,8 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
         Name of each band.
     wcs
         World coordinates of the pixels; adds ``ra`` and ``dec``.
+    unit
+        Unit of the image, None if it is unknown.
 
     Returns
     -------
@@ -129,7 +133,7 @@ def table_of(values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" 
     table["e2"] = np.where(trace > 0, 2 * q_yx / safe, 0.0)
     table["n_components"] = np.asarray(values.n_components, dtype=np.int32)
     table["flags"] = np.asarray(values.flags, dtype=np.int32)
-    describe_columns(table, MEASURED_COLUMNS, bands)
+    describe_columns(table, MEASURED_COLUMNS, bands, unit=unit)
     return table
 
 

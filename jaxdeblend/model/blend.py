@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ..ops import stamps
 from ..runtime.host import AnyArray
-from .component import AbstractComponent
+from .component import AbstractComponent, FactorizedComponent
+from .morphology import ImageMorphology, PointMorphology
 from .parameter import parameters
 from .prior import CenterPrior
 from .source import Source
@@ -52,6 +53,17 @@ class Stack(eqx.Module):
         """Terms of each component; those of padding are dark."""
         spectra, images = jax.vmap(lambda component: component.terms())(self.component)
         return jnp.where(self.active[:, None, None], spectra, 0.0), jnp.asarray(images)
+
+    @property
+    def is_point(self) -> Bool[Array, " component"]:
+        """True for points, which the PSF of each band draws; see `jaxdeblend.instrument.point_spread`."""
+        if isinstance(self.component, FactorizedComponent):
+            morphology = self.component.morphology
+            if isinstance(morphology, PointMorphology):
+                return jnp.ones(len(self.source), dtype=bool)
+            if isinstance(morphology, ImageMorphology):
+                return jnp.asarray(morphology.point)
+        return jnp.zeros(len(self.source), dtype=bool)
 
     def membership(self, n_sources: int) -> Float[Array, "source component"]:
         """1 where a component belongs to a source, and is not padding."""
@@ -176,7 +188,9 @@ class Blend(eqx.Module):
             frame=self.frame,
         )
 
-    def cube(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> Float[Array, "band y x"]:
+    def cube(
+        self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0, *, points: bool = True
+    ) -> Float[Array, "band y x"]:
         """All sources in model space, before the PSF.
 
         Parameters
@@ -185,15 +199,29 @@ class Blend(eqx.Module):
             Number of rows and columns that are real; the model is zero beyond. None: all.
         margin
             Pixels by which the cube reaches beyond the (real) frame on each side.
+        points
+            Whether points are part of it; they are interpolated here. `point_fluxes` gives what else to draw.
         """
         shape = (1, *(n + 2 * margin for n in self.frame))  # without sources nobody knows the bands
         cube = jnp.zeros(shape, self.centers.dtype)
         for stack in self.stacks:
             spectra, _ = stack.terms()
+            if not points:
+                spectra = jnp.where(stack.is_point[:, None, None], 0.0, spectra)
             frames = self._frames(stack, margin)
             light = spectra.reshape(-1, spectra.shape[-1]).T @ frames.reshape(-1, frames.shape[-2] * frames.shape[-1])
             cube = cube + light.reshape(-1, *shape[1:])
         return jnp.where(self._real(extent, margin), cube, 0.0)
+
+    def point_fluxes(self, n_bands: int) -> Float[Array, "source band"]:
+        """Flux of the points of each source in each band."""
+        fluxes = jnp.zeros((len(self.centers), n_bands), self.centers.dtype)
+        for stack in self.stacks:
+            spectra, images = stack.terms()
+            light = jnp.einsum("ctb,ct->cb", spectra, images.sum(axis=(-2, -1)))
+            light = jnp.where(stack.is_point[:, None], light, 0.0)
+            fluxes = fluxes + stack.membership(len(fluxes)) @ light
+        return fluxes
 
     def frames(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> tuple[Float[Array, "_ _ y x"], ...]:
         """The stamp of every term placed into the frame, one array for each stack; parameters as in `cube`."""

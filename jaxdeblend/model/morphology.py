@@ -5,7 +5,7 @@ from typing import Self
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..instrument.psf import AbstractPSF
 from ..ops import prox
@@ -77,6 +77,9 @@ class ImageMorphology(AbstractMorphology):
         Their log-probabilities are added to the log-posterior.
     step
         The optimizer's step in units of the maximum. 0 keeps the shape fixed, constraints and priors included.
+    point
+        Whether this is a point, whose pixels are the PSF of model space. It is then drawn by the PSF of each band,
+        exactly at its position, and not from the pixels.
 
     Examples
     --------
@@ -92,6 +95,7 @@ class ImageMorphology(AbstractMorphology):
     constraints: tuple[AbstractConstraint, ...] = ()
     priors: tuple[AbstractPrior, ...] = ()
     step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
+    point: Bool[Array, ""] = eqx.field(converter=jnp.asarray, default=False)
 
     def image(self) -> Float[Array, "s s"]:
         """The pixels."""
@@ -122,6 +126,8 @@ class ImageMorphology(AbstractMorphology):
 
 class PointMorphology(AbstractMorphology):
     """A point: the PSF of model space itself. Nothing is fitted.
+
+    In an observation it is drawn by the PSF of each band, exactly at its position, and not from the pixels.
 
     Parameters
     ----------

@@ -102,6 +102,21 @@ def taps(
     return values, slopes, jnp.floor(center)
 
 
+def cubic(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Kernel of cubic interpolation (Keys 1981, IEEE Trans. ASSP 29, 1153; a = -1/2); 0 from a distance of 2 on.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> cubic(jnp.array([0.0, 0.5, 1.0, 1.5, 2.0]))
+    Array([ 1.    ,  0.5625,  0.    , -0.0625,  0.    ], dtype=float32)
+    """
+    x = jnp.minimum(jnp.abs(x), 2.0)
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, far)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def placement_of_taps(
     center: Float[Array, ""],

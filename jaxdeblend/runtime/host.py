@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .inputs import plain_numbers
+
 AnyArray = Array | np.ndarray
 """A NumPy or a JAX array."""
 
@@ -23,28 +25,37 @@ MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_co
 """Where Linux lists the memory mappings of this process, and says how many it may have."""
 
 
-def host_or_device(values: object) -> Float[AnyArray, "..."]:
+def host_or_device(values: object, name: str = "values") -> Float[AnyArray, "..."]:
     """Floating-point array of JAX's default type that stays where it is.
 
     Parameters
     ----------
     values
-        A JAX array or tracer, or what NumPy makes an array of. Host values too large for the type become infinite.
+        A JAX array or tracer, or what NumPy makes an array of. Host values too large for the type become infinite,
+        and those that a masked array masks become NaN.
+    name
+        Name of the argument, for error messages.
 
     Returns
     -------
     Float[AnyArray, "..."]
         A JAX array for a JAX array, else a NumPy array.
 
+    Raises
+    ------
+    ValueError
+        If the values are complex.
+
     Examples
     --------
     >>> type(host_or_device([1, 2])).__name__
     'ndarray'
     """
-    if isinstance(values, jax.Array):
-        return jnp.asarray(values, dtype=float)
+    numbers = plain_numbers(values, name)
+    if isinstance(numbers, jax.Array):
+        return jnp.asarray(numbers, dtype=float)
     with np.errstate(over="ignore"):
-        return np.asarray(values, dtype=default_dtype())
+        return np.asarray(numbers, dtype=default_dtype())
 
 
 def default_dtype() -> np.dtype:

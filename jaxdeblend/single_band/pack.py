@@ -14,6 +14,7 @@ from ..fit.initialize import check_centers
 from ..fit.ladder import IMAGE_EDGES, rung
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..runtime.host import default_dtype
+from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers
 from .blend import BlendArrays
 from .config import SingleBandConfig
 from .flags import SingleBandFlag
@@ -219,7 +220,11 @@ def _clean(
     image: object, variance: object, mask: object | None
 ) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"], Bool[np.ndarray, "y x"], float]:
     """Image and variance in units of about the noise, both 0 where unusable; where they are usable; the unit."""
-    pixels, spread = (np.asarray(jax.device_get(values), np.float64) for values in (image, variance))
+    image, variance, _ = images_and_variance(image, variance, name="image")
+    pixels, spread = (
+        np.asarray(jax.device_get(plain_numbers(values, name)), np.float64)
+        for values, name in ((image, "image"), (variance, "variance"))
+    )
     if pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"image: got shape {pixels.shape}; give one image (y, x), not empty.")
     if spread.shape not in ((), pixels.shape):
@@ -246,7 +251,7 @@ def _noise_unit(variance: Float[np.ndarray, " pixel"]) -> float:
 def _boolean(name: str, value: object | None, shape: tuple[int, ...], *, default: bool) -> Bool[np.ndarray, "y x"]:
     if value is None:
         return np.full(shape, default)
-    array = np.asarray(value)
+    array = np.asarray(plain_mask(value)) if name == "mask" else np.asarray(value)
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape} for an image of shape {shape}; give the same shape.")
     if array.dtype != bool:

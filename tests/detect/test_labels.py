@@ -22,7 +22,7 @@ def scene():
     image = (stars(CENTERS, FLUXES, (EDGE, EDGE)) + noise(3, (1, EDGE, EDGE)))[0]
     smooth = convolve(image, np.asarray(jd.GaussianPSF(SIGMA).stamp(13)[0], float), boundary="fill")
     parents = detect_sources(smooth, 1.0, n_pixels=5)
-    deblended = deblend_sources(smooth, parents, n_pixels=5, contrast=0.001, progress_bar=False)
+    deblended = deblend_sources(smooth, parents, n_pixels=5, contrast=0.001)
     return image, observe(image[None]), parents, deblended, smooth
 
 

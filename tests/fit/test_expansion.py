@@ -62,7 +62,7 @@ def drawn(obs, centers, errors, **options):
             obs, jnp.asarray(centers, float), jnp.asarray(errors, float), jnp.ones(n, bool), 41, WIDTHS, **options
         )
     )
-    found, _, positions = (np.asarray(part) for part in run(obs))
+    found, _, positions, _ = (np.asarray(part) for part in run(obs))
     offset = np.arange(41) - 20
     total = found.sum(axis=(-2, -1))
     xx, yy = (np.einsum("nyx,yx->n", found, part) / total for part in np.meshgrid(offset**2, offset**2))
@@ -97,6 +97,6 @@ def test_colours_tell_sources_apart():
             obs, jnp.asarray(centers), jnp.zeros(2), jnp.ones(2, bool), 41, WIDTHS, sparsity=1.0, passes=4
         )
     )
-    stamps, spectra, _ = (np.asarray(part) for part in run(observe(images)))
+    stamps, spectra, _, _ = (np.asarray(part) for part in run(observe(images)))
     np.testing.assert_allclose(stamps.sum(axis=(-2, -1)), fluxes.mean(axis=1), rtol=0.1)
     np.testing.assert_allclose(spectra, fluxes, rtol=0.1, atol=0.02 * fluxes.max())

@@ -78,7 +78,8 @@ def test_faint_sources_can_be_points_of_fixed_shape():
 
 
 def test_bright_sources_can_have_two_components():
-    images = FLUX[:, None, None] * gaussian(SHAPE, (11, 11), PSF_SIGMA) + 20 * gaussian(SHAPE, (3, 3), PSF_SIGMA)
+    galaxy = gaussian(SHAPE, (11, 11), np.hypot(PSF_SIGMA, 1.2))
+    images = FLUX[:, None, None] * galaxy + 20 * gaussian(SHAPE, (3, 3), PSF_SIGMA)
     _, blend = begin([(11, 11), (3, 3)], images, TWO)
     assert [len(source.components) for source in blend.sources] == [2, 1]
     np.testing.assert_allclose(fluxes_of(blend)[0], FLUX, rtol=0.05)

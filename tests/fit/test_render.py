@@ -13,9 +13,10 @@ from tests.scenes import PSF_SIGMA, gaussian, observe
 def scene(request):
     shape = request.param
     middle = np.array(shape) / 2
-    star = jd.PointSource(middle - 1.3, [5.0, 2.0])
+    # points are not convolved but drawn: see tests/instrument/test_point_spread.py
+    star = jd.ExtendedSource(middle - 1.3, [5.0, 2.0], gaussian((15, 15), (7, 7), 0.85))
     galaxy = jd.ExtendedSource(middle + (1.2, 2.4), [3.0, 6.0], gaussian((11, 11), (5, 5), 1.5))
-    edge = jd.PointSource((0.2, shape[1] - 0.6), [1.0, 4.0])
+    edge = jd.ExtendedSource((0.2, shape[1] - 0.6), [1.0, 4.0], gaussian((15, 15), (7, 7), 0.85))
     psf = jd.GaussianPSF([PSF_SIGMA, 1.9], (0.2, -0.1))
     blend, obs = jd.Blend.of([star, galaxy, edge], frame=shape), observe(np.zeros((2, *shape)), psf=psf)
     return jax.device_get(everything(blend, obs))

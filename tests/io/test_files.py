@@ -49,7 +49,7 @@ def test_staged_folder_moves_all_or_nothing(tmp_path):
     with staged_folder(out, ["a", "b"]) as stage:
         (stage / "a").write_text("a")
         (stage / "b").write_text("b")
-        assert [path.name for path in out.iterdir()] == [stage.name]
+        assert {path.name for path in out.iterdir()} == {stage.name, ".jaxdeblend.lock"}
     assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
     with pytest.raises(FileExistsError, match="b: exists already"), staged_folder(out, ["c", "b"]):
         pass

@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 from astropy import units
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.wcs import WCS
@@ -52,8 +53,11 @@ def test_sextractor(tmp_path, caplog):
     assert caplog.text == ""
     np.testing.assert_allclose(centers, np.stack([Y - 1, X - 1], axis=1))
     with caplog.at_level(logging.WARNING):
-        read_positions(tmp_path / "sex.cat")
-    assert "count pixels from 1, but origin is 0" in caplog.text
+        np.testing.assert_array_equal(read_positions(tmp_path / "sex.cat")[0], centers)
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(read_positions(tmp_path / "sex.cat", origin=0)[0], centers + 1)
+    assert "usually count pixels from 1, but origin is 0" in caplog.text
 
 
 def test_ldac(tmp_path):
@@ -111,7 +115,84 @@ def test_masked_quantities_and_no_rows(tmp_path):
     table.write(tmp_path / "p.ecsv")
     assert np.isnan(read_positions(tmp_path / "p.ecsv")[0][1, 1])
     Table({"x": np.zeros(0), "y": np.zeros(0)}).write(tmp_path / "none.ecsv")
-    assert read_positions(tmp_path / "none.ecsv")[0].shape == (0, 2)
+    assert read_positions(tmp_path / "none.ecsv", allow_empty=True)[0].shape == (0, 2)
+    with pytest.raises(ValueError, match="none.ecsv: the table has columns, but no rows"):
+        read_positions(tmp_path / "none.ecsv")
+
+
+NAMES = {
+    ("x_fit", "y_fit"): 0,
+    ("X_IMAGE", "Y_IMAGE"): 1,
+    ("pixel_centroid_x", "pixel_centroid_y"): 1,
+    ("base_SdssCentroid_x", "base_SdssCentroid_y"): 0,
+    ("bx", "by"): 0,
+}
+
+
+@pytest.mark.parametrize(("names", "first"), NAMES.items())
+def test_columns_of_other_programs_count_from_their_first_pixel(tmp_path, names, first):
+    Table({names[0]: X + first, names[1]: Y + first}).write(tmp_path / "p.fits")
+    np.testing.assert_allclose(read_positions(tmp_path / "p.fits")[0], np.stack([Y, X], axis=1))
+
+
+def test_sexagesimal_positions(tmp_path, wcs):
+    sky = SkyCoord(*wcs.all_pix2world(X, Y, 0), unit="deg")
+    expected = np.stack([Y, X], axis=1)
+    for sep in (":", " ", "hms"):
+        ra = sky.ra.to_string("hour", sep=sep, precision=6)
+        dec = sky.dec.to_string("deg", sep=sep.replace("h", "d"), precision=5, alwayssign=True)
+        Table({"RAJ2000": ra, "DEJ2000": dec}).write(tmp_path / "p.csv", overwrite=True)
+        np.testing.assert_allclose(read_positions(tmp_path / "p.csv", wcs=wcs)[0], expected, atol=1e-3)
+    QTable({"sky_centroid": sky}).write(tmp_path / "p.ecsv")
+    np.testing.assert_allclose(read_positions(tmp_path / "p.ecsv", wcs=wcs)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(read_positions(tmp_path / "p.ecsv", wcs=wcs, columns="sky_centroid")[0], expected)
+
+
+@pytest.mark.parametrize("unit", ["rad", "", "deg"])
+def test_lsst_sky_positions(tmp_path, wcs, unit):
+    sky = [one if unit == "deg" else np.radians(one) for one in wcs.all_pix2world(X, Y, 0)]
+    table = Table({"coord_ra": sky[0], "coord_dec": sky[1]})
+    if unit == "rad":
+        table["coord_ra"].unit = table["coord_dec"].unit = "rad"
+    table.write(tmp_path / "p.fits")
+    np.testing.assert_allclose(read_positions(tmp_path / "p.fits", wcs=wcs)[0], np.stack([Y, X], axis=1), atol=1e-5)
+
+
+def test_columns_that_are_named(tmp_path, wcs):
+    ra, dec = wcs.all_pix2world(X, Y, 0)
+    path = tmp_path / "p.ecsv"
+    Table({"x": X + 5, "y": Y + 5, "u": X, "v": Y, "r": ra, "d": dec}).write(path)
+    expected = np.stack([Y, X], axis=1)
+    for columns in ("v,u", ("v", "u"), "x=u,y=v", {"y": "v", "x": "u"}, "ra=r,dec=d", {"ra": "r", "dec": "d"}):
+        np.testing.assert_allclose(read_positions(path, wcs=wcs, columns=columns)[0], expected, atol=1e-6)
+    for columns, message in {
+        "x,y": "x before y; the order is y, x: y,x",
+        "dec,ra": "which are on the sky; say ra=ra,dec=dec",
+        "a,b,c": "give two names of pixel columns",
+        "ra=r": "give two names of pixel columns",
+        "q,u": "p.ecsv: no column q; it has x, y",
+        "v": "p.ecsv: column v is no column of SkyCoord",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            read_positions(path, wcs=wcs, columns=columns)
+    with pytest.raises(ValueError, match="give the columns of one position"):
+        read_positions(path, columns="v,u", x="u", y="v")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y\n18v0,18.0\n", "p.csv: column x, row 1: '18v0' is no number"),
+        ("ra,dec\n1:2:3,4:5\nnorth,5:6\n", "p.csv: column ra, row 2: 'north' is no angle"),
+        ("ra,dec\n10,95\n", "p.csv: columns ra and dec: .* beyond 90 degrees"),
+        ("", "p.csv: not a readable table .it is empty"),
+        ("x,y\n", "p.csv: the table has columns, but no rows"),
+    ],
+)
+def test_values_that_are_no_positions(tmp_path, wcs, text, message):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_positions(tmp_path / "p.csv", wcs=wcs)
 
 
 def test_bad_tables(tmp_path):

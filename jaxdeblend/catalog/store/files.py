@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...io.reading import named_errors, require_file
 from .layout import (
     MIGRATIONS,
     RAGGED,
@@ -23,6 +25,7 @@ from .layout import (
     Migration,
     Rows,
     StoreHeader,
+    empty_rows,
     migrations_from,
     with_first_rows,
     without_first_rows,
@@ -37,7 +40,12 @@ LEVEL = 4
 _CHUNKS = {"pixels": 32768, "parameters": 8192, "losses": 8192, "letters": 8192}
 _TABLE_CHUNK = 1024
 _ABOUT = ("config", "wcs", "unit")
-_DAMAGES = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError)
+
+KIND = "store of models"
+"""What damaged files are not."""
+
+_MOST_COMPRESSED = 1100
+"""Bytes that a byte of a file may stand for; gzip makes 1032 of one."""
 
 
 def require_h5py() -> Any:
@@ -86,13 +94,13 @@ class StoreFile:
         self.path = path
         self._handle: Any = None
         self._datasets: dict[str, Any] = {}
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file.")
+        require_file(path)
         with self.reading():
             if self._handle.attrs.get("format") != FORMAT:
                 raise ValueError("it was not written by jaxdeblend")
             self._steps = migrations_from(int(self._handle.attrs["schema_version"]), migrations)
             self.header, self.kinds = self._read_header(), self._read_kinds()
+            self._check_columns()
             self.ids = self._datasets["blends/id"][:]
             self._first = {table: self._first_rows(table, one) for table, one in RAGGED.items()}
             self._check()
@@ -104,6 +112,8 @@ class StoreFile:
             self._handle = require_h5py().File(self.path, "r", locking=False)
             for table in {*TABLES, "about"} & self._handle.keys():
                 for name, dataset in self._handle[table].items():
+                    if not hasattr(dataset, "dtype"):  # a group, a link to nowhere, or a type
+                        raise ValueError(f"damaged: {table}/{name} is no array")
                     self._datasets[f"{table}/{name}"] = dataset
 
     def close(self) -> None:
@@ -117,13 +127,9 @@ class StoreFile:
         """Open the file, if it is not, and say of what goes wrong that this file is damaged."""
         closed = self._handle is None
         try:
-            self.open()
-            yield
-        except _DAMAGES as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"{self.path}: not a readable store of models ({reason[0]}).") from error
-        except ValueError as error:
-            raise ValueError(f"{self.path}: not a readable store of models ({error}).") from error
+            with named_errors(self.path, KIND):
+                self.open()
+                yield
         finally:
             if closed:
                 self.close()
@@ -161,16 +167,16 @@ class StoreFile:
     def _read_header(self) -> StoreHeader:
         there = [name for name in _ABOUT if f"about/{name}" in self._datasets or not self._steps]
         fields: dict[str, Any] = {name: self._datasets[f"about/{name}"][()].decode() for name in there}
-        fields["bands"] = tuple(json.loads(self._datasets["about/bands"][()]))
+        fields["bands"] = texts_of(self._datasets["about/bands"][()])
         psf = self._datasets.get("about/model_psf")
-        fields["model_psf"] = None if psf is None else psf[:]
+        fields["model_psf"] = None if psf is None else self._model_psf(psf)
         fields |= {name: str(self._handle.attrs[name]) for name in ("dtype", "software")}
         for step in self._steps:
             fields = step.header(fields)
         return StoreHeader(**fields)
 
     def _read_kinds(self) -> tuple[str, ...]:
-        kinds = tuple(json.loads(self._datasets["about/kinds"][()]))
+        kinds = texts_of(self._datasets["about/kinds"][()])
         for step in self._steps:
             kinds = step.kinds(kinds)
         return kinds
@@ -179,9 +185,38 @@ class StoreFile:
         """First row of each blend, and the number of all rows."""
         first, counts = self._datasets[f"blends/first_{one}"][:], self._datasets[f"blends/n_{table}"][:]
         stops = np.concatenate([[0], np.cumsum(counts)])
+        if np.any(counts < 0):
+            raise ValueError(f"damaged: a blend has less than no rows of {table}")
         if not np.array_equal(first, stops[:-1]):
             raise ValueError(f"damaged: the rows of {table} do not follow one another")
         return stops
+
+    def _model_psf(self, dataset: Any) -> np.ndarray:
+        self._check_size("about/model_psf", dataset)
+        stamp = dataset[:]
+        if stamp.ndim != 2 or stamp.dtype.kind != "f" or not np.isfinite(stamp).all():
+            raise ValueError("damaged: the PSF of model space is no stamp of finite numbers")
+        return stamp
+
+    def _check_columns(self) -> None:
+        """Columns are there, of their types, and not larger than the file can hold."""
+        expected = {name: column for name, column in empty_rows(self.header).items()}
+        expected |= {f"blends/first_{one}": np.zeros(0, np.int64) for one in RAGGED.values()}
+        for name, dataset in self._datasets.items():
+            if name in expected and (dataset.dtype, dataset.shape[1:]) != (
+                expected[name].dtype,
+                expected[name].shape[1:],
+            ):
+                raise ValueError(f"damaged: {name} is of type {dataset.dtype} and shape {dataset.shape}")
+            self._check_size(name, dataset)
+        if missing := [name for name in expected if name not in self._datasets and not self._steps]:
+            raise ValueError(f"damaged: it has no {missing[0]}")
+
+    def _check_size(self, name: str, dataset: Any) -> None:
+        """Refuse what cannot be there before memory is taken for it."""
+        size = self.path.stat().st_size
+        if (dataset.shape or ()) and math.prod(dataset.shape) * dataset.dtype.itemsize > _MOST_COMPRESSED * size:
+            raise ValueError(f"damaged: {name} of shape {dataset.shape} is larger than the file can hold")
 
     def _check(self) -> None:
         """Tables are as long as blends say."""
@@ -192,6 +227,20 @@ class StoreFile:
             table = name.split("/")[0]
             if table in lengths and dataset.shape[0] != lengths[table]:
                 raise ValueError(f"damaged: {name} has {dataset.shape[0]} rows, not {lengths[table]}")
+
+
+def texts_of(text: str | bytes) -> tuple[str, ...]:
+    """Read a list of texts from JSON.
+
+    Examples
+    --------
+    >>> texts_of('["g", "r"]')
+    ('g', 'r')
+    """
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"damaged: expected a list of texts, got {str(found)[:80]}")
+    return tuple(found)
 
 
 def write_file(

@@ -10,14 +10,16 @@ from astropy.io import fits
 
 from ...io import PathLike, atomic_path
 from ...io.planes import open_fits
-from .files import FORMAT, write_file
+from .files import FORMAT, texts_of, write_file
 from .layout import (
     MIGRATIONS,
+    RAGGED,
     SCHEMA_VERSION,
     TABLES,
     Migration,
     Rows,
     StoreHeader,
+    empty_rows,
     migrations_from,
     selected,
     totals,
@@ -80,7 +82,7 @@ def store_to_fits(path: PathLike, out: PathLike, *, overwrite: bool = False) -> 
     if merged.header.model_psf is not None:
         hdus.append(fits.ImageHDU(merged.header.model_psf, name="MODEL_PSF"))
     with atomic_path(out, overwrite=overwrite) as temporary:
-        fits.HDUList(hdus + [_table(name, rows) for name in TABLES]).writeto(temporary)
+        fits.HDUList(hdus + [_table(name, rows) for name in TABLES]).writeto(temporary, checksum=True)
     return Path(out)
 
 
@@ -122,7 +124,7 @@ def store_from_fits(
     out = Path(out)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out}: exists already; remove it, or allow overwriting.")
-    with open_fits(path) as hdus:
+    with open_fits(path, checksum=True) as hdus:
         if hdus[0].header.get("FORMAT") != FORMAT:
             raise ValueError("not a store of models: it was not written by store_to_fits")
         steps = migrations_from(int(hdus[0].header["SCHEMA"]), migrations)
@@ -130,14 +132,29 @@ def store_from_fits(
         rows = without_first_rows({name: column for table in TABLES for name, column in _columns(hdus, table).items()})
         for step in steps:
             fields, kinds, rows = step.header(fields), step.kinds(kinds), step.rows(rows)
-        for table, count in totals(rows).items():
-            if any(len(rows[f"{table}/{name}"]) != count for name in TABLES[table]):
-                raise ValueError(f"the table {table.upper()} does not have {count} rows")
         header = StoreHeader(**fields)
+        _check(rows, header, len(kinds))
     out.parent.mkdir(parents=True, exist_ok=True)
     blocks = (selected(rows, np.arange(*block)) for block in blocks_of(rows["blends/n_pixels"]))
     write_file(out, header, kinds, totals(rows), blocks)
     return out
+
+
+def _check(rows: Rows, header: StoreHeader, n_kinds: int) -> None:
+    """Tables have their columns and rows, and kinds of components are known."""
+    for name, empty in empty_rows(header).items():
+        if name not in rows or (rows[name].dtype, rows[name].shape[1:]) != (empty.dtype, empty.shape[1:]):
+            raise ValueError(f"damaged: the column {name} is missing or of another type")
+    if any(np.any(rows[f"blends/n_{table}"] < 0) for table in RAGGED):
+        raise ValueError("damaged: a blend has less than no rows of a table")
+    for table, count in totals(rows).items():
+        if any(len(rows[f"{table}/{name}"]) != count for name in TABLES[table]):
+            raise ValueError(f"the table {table.upper()} does not have {count} rows")
+    for name in ("stacks/kind", "components/kind"):
+        if len(rows[name]) and not (0 <= rows[name].min() and rows[name].max() < n_kinds):
+            raise ValueError(f"damaged: a component is of none of its {n_kinds} kinds")
+    if np.any(np.diff(rows["blends/id"]) <= 0):
+        raise ValueError("damaged: blends are not in order")
 
 
 def _about(header: StoreHeader, kinds: tuple[str, ...]) -> fits.BinTableHDU:
@@ -159,10 +176,10 @@ def _about(header: StoreHeader, kinds: tuple[str, ...]) -> fits.BinTableHDU:
 def _read_about(hdus: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     texts = {str(row["NAME"]): bytes(row["TEXT"]).decode() for row in hdus["ABOUT"].data}
     fields: dict[str, Any] = {name: texts[name] for name in ("config", "wcs", "unit") if name in texts}
-    fields["bands"] = tuple(json.loads(texts["bands"]))
+    fields["bands"] = texts_of(texts["bands"])
     fields["model_psf"] = _native(hdus["MODEL_PSF"].data) if "MODEL_PSF" in hdus else None
     fields |= {name: str(hdus[0].header[card]) for name, card in _CARDS.items()}
-    return fields, tuple(json.loads(texts["kinds"]))
+    return fields, texts_of(texts["kinds"])
 
 
 def _table(table: str, rows: Rows) -> fits.BinTableHDU:

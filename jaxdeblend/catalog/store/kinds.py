@@ -211,13 +211,13 @@ def parse(text: str, classes: Classes) -> Kind:
     """
     try:
         return Kind(text, tuple(_leaves(json.loads(text), classes)))
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"not a kind of component: {text[:200]}") from error
 
 
 def _leaves(node: dict[str, Any], classes: Classes) -> Iterator[Leaf]:
     if "array" in node:
-        yield Leaf(node["array"], tuple(node["shape"]), node["in"], node.get("dtype", ""))
+        yield _leaf(node)
     elif "given" in node:
         for number, array in enumerate(jax.tree.leaves(_named(node["given"], classes))):
             yield Leaf(f"{node['given']}.{number}", np.shape(array), "given")
@@ -228,6 +228,15 @@ def _leaves(node: dict[str, Any], classes: Classes) -> Iterator[Leaf]:
     else:
         for below in node.get("items", ()):
             yield from _leaves(below, classes)
+
+
+def _leaf(node: dict[str, Any]) -> Leaf:
+    """An array, if it can be one."""
+    leaf = Leaf(str(node["array"]), tuple(node["shape"]), node["in"], node.get("dtype", ""))
+    np.dtype(leaf.dtype or "float32")
+    if leaf.place not in PLACES or not all(type(edge) is int and edge >= 0 for edge in leaf.shape):
+        raise TypeError(f"{leaf.path} is no array")
+    return leaf
 
 
 def _named(name: str, classes: Classes) -> Any:

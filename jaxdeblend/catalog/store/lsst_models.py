@@ -8,6 +8,7 @@ Their models are spectra times shapes about whole pixels, which are models of ja
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ...fit import Initialization
 from ...fit.ladder import PSF_EDGES, rung
 from ...instrument.box import Box
 from ...io import PathLike
+from ...io.reading import reading
 from ...model.blend import Blend, Stack
 from ...model.component import AbstractComponent, CubeComponent, FactorizedComponent
 from ...model.morphology import ImageMorphology
@@ -29,7 +31,10 @@ from ...model.spectrum import FreeSpectrum
 
 _HIERARCHIES = ("hierarchical", "hierarchical_blend", "lsst_hierarchical")
 _ABOUT = ("metadata", "psf", "psf_shape", "version", "model_type")
-_FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+_FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+
+_FARTHEST = 4
+"""A peak is at most so many edges of its component's stamp away from it; scarlet_lite has it inside."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +134,17 @@ def read_lsst_models(
     >>> read.box, read.source_ids, read.blend.centers
     (Box(start=(5, 5), shape=(8, 9)), array([31]), array([[2., 3.]], dtype=float32))
     """
-    path = Path(path)
+    with reading(path, "file of models of scarlet_lite"):
+        return _read(Path(path), parents, bands, options, center_error)
+
+
+def _read(
+    path: Path,
+    parents: Iterable[int] | None,
+    bands: Iterable[str] | None,
+    options: Initialization | None,
+    center_error: float,
+) -> LsstModels:
     wanted = None if parents is None else {int(number) for number in parents}
     about, entries = _contents(path, wanted)
     known = _bands(path, about, entries) if bands is None else tuple(bands)
@@ -154,14 +169,12 @@ def _is_isolated(entry: dict[str, Any]) -> bool:
 
 def _contents(path: Path, wanted: Collection[int] | None) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """What the file says about all blends, and the blends and isolated sources by number."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
     try:
         data = _unzipped(path, wanted) if zipfile.is_zipfile(path) else _one_text(path)
         entries = {int(key): entry for part in ("blends", "isolated") for key, entry in data.pop(part, {}).items()}
         if not all(isinstance(entry, dict) for entry in (*entries.values(), data.get("metadata") or {})):
             raise ValueError("a blend, or what is said about all of them, is no object of JSON")
-    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not models of scarlet_lite ({reason}).") from error
     version = str(data.get("version") or "1")
@@ -315,6 +328,8 @@ def _stamp(image: np.ndarray, origin: tuple[int, int], peak: tuple[int, int]) ->
         (start - center, start - center + n) for start, n, center in zip(origin, image.shape[-2:], peak, strict=True)
     ]
     reach = max(max(-first, last - 1, 0) for first, last in offsets)
+    if reach > _FARTHEST * max(image.shape[-2:]):
+        raise ValueError(f"the peak {peak} is {reach} pixels from its component at {origin}")
     half = rung(2 * reach + 1, PSF_EDGES) // 2
     stamp = np.zeros((*image.shape[:-2], 2 * half + 1, 2 * half + 1), image.dtype)
     stamp[(..., *(slice(first + half, last + half) for first, last in offsets))] = image

@@ -168,7 +168,8 @@ class Merged:
             last = np.searchsorted(file.ids, wanted[-1], side="right")
             if last > first:
                 numbers = [self.kinds.index(text) for text in file.kinds]
-                pieces.append(renumbered(file.rows(int(first), int(last), tables), numbers))
+                with file.reading():
+                    pieces.append(renumbered(file.rows(int(first), int(last), tables), numbers))
         rows = joined(pieces, self.header)
         return rows if len(pieces) == 1 else selected(rows, np.argsort(rows["blends/id"]))
 

@@ -9,10 +9,11 @@ import numpy as np
 from astropy.table import Table
 
 from ...io import PathLike
+from ...io.reading import named_errors
 from ...model.blend import Blend
-from .files import StoreFile
+from .files import KIND, StoreFile
 from .kinds import STORED_CLASSES, Classes, Kinds, component_type_of, source_types
-from .layout import MIGRATIONS, TABLES, Migration, split
+from .layout import MIGRATIONS, TABLES, Migration, Rows, split
 from .merge import Merged, open_store, write_merged
 from .record import StoredBlend, decoded
 
@@ -67,7 +68,8 @@ class ModelStore:
         self.path = Path(path)
         self._merged = Merged(open_store(self.path, migrations))
         self.header, self.ids = self._merged.header, self._merged.ids
-        self._kinds = Kinds(self.header, classes, self._merged.kinds)
+        with named_errors(self.path, KIND):
+            self._kinds = Kinds(self.header, classes, self._merged.kinds)
         if len(self._merged.files) == 1:  # many files are opened as they are needed
             self._merged.files[0].open()
 
@@ -116,13 +118,17 @@ class ModelStore:
         if blend_id not in self:
             raise ValueError(f"{self.path}: it has no blend {blend_id}; see its ids.")
         place = int(np.searchsorted(self.ids, blend_id))
-        return decoded(self._merged.rows(place, place + 1), self._kinds)
+        return self._decoded(self._merged.rows(place, place + 1))
 
     def records(self) -> Iterator[StoredBlend]:
         """Read all blends in the order of their ids, with few of them in memory."""
         for rows in self._merged.blocks():
             for one in split(rows):
-                yield decoded(one, self._kinds)
+                yield self._decoded(one)
+
+    def _decoded(self, rows: Rows) -> StoredBlend:
+        with named_errors(self.path, KIND):
+            return decoded(rows, self._kinds)
 
     def table(self, name: str) -> Table:
         """Read a table without the models.
@@ -157,11 +163,13 @@ class ModelStore:
             for a source without components.
         """
         rows = self._merged.rows(0, len(self), tables=("components",))
-        counts, words = rows["blends/n_sources"], [component_type_of(text) for text in self._merged.kinds]
+        counts, active = rows["blends/n_sources"], rows["components/active"]
         first = np.cumsum(counts) - counts
         sources = np.repeat(first, rows["blends/n_components"]) + rows["components/source"]
-        kinds, active = rows["components/kind"], rows["components/active"]
-        return source_types(int(counts.sum()), [(word, sources[active & (kinds == k)]) for k, word in enumerate(words)])
+        with named_errors(self.path, KIND):
+            words = [component_type_of(text) for text in self._merged.kinds]
+            shine = [sources[active & (rows["components/kind"] == k)] for k in range(len(words))]
+            return source_types(int(counts.sum()), list(zip(words, shine, strict=True)))
 
     @functools.cached_property
     def _parents(self) -> np.ndarray:
@@ -171,10 +179,11 @@ class ModelStore:
         """Why blends were not fitted, by the number of each of these."""
         rows = self._merged.rows(0, len(self), tables=("blends", "letters"))
         stops, letters = np.cumsum(rows["blends/n_letters"]), rows["letters/value"]
-        return {
-            int(self.ids[k]): letters[stops[k] - rows["blends/n_letters"][k] : stops[k]].tobytes().decode()
-            for k in np.flatnonzero(rows["blends/n_letters"])
-        }
+        with named_errors(self.path, KIND):
+            return {
+                int(self.ids[k]): letters[stops[k] - rows["blends/n_letters"][k] : stops[k]].tobytes().decode()
+                for k in np.flatnonzero(rows["blends/n_letters"])
+            }
 
     def digest(self) -> str:
         """SHA-256 of all that is stored, but for what wrote it: equal for stores of equal content."""

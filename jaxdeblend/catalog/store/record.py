@@ -154,6 +154,7 @@ def decoded(rows: Rows, kinds: Kinds) -> StoredBlend:
         The blend; all arrays are on the host.
     """
     one = {name: rows[f"blends/{name}"][0] for name in TABLES["blends"]}
+    _check_stored(rows, one)
     fit = None
     if one["status"] != NOT_FITTED:
         number = {name: np.array(one[name], _integer()) for name in ("n_steps", "status")}
@@ -172,6 +173,19 @@ def decoded(rows: Rows, kinds: Kinds) -> StoredBlend:
         chi2=float(one["chi2"]),
         n_dof=int(one["n_dof"]),
     )
+
+
+def _check_stored(rows: Rows, one: dict[str, np.generic]) -> None:
+    """Refuse numbers that no blend can have."""
+    source, n_sources = rows["components/source"], len(rows["sources/id"])
+    if len(source) and not (0 <= source.min() and source.max() < n_sources):
+        raise ValueError(f"damaged: a component of blend {one['id']} is of none of its {n_sources} sources")
+    if min(int(one["height"]), int(one["width"])) < 0 or int(one["n_steps"]) < 0:
+        raise ValueError(f"damaged: blend {one['id']} has a window or steps of a negative number")
+    if rows["stacks/n_components"].sum() != len(source) or np.any(rows["stacks/n_components"] < 0):
+        raise ValueError(f"damaged: the stacks of blend {one['id']} do not have its {len(source)} components")
+    if (one["status"] == NOT_FITTED) != bool(len(rows["letters/value"])):
+        raise ValueError(f"damaged: blend {one['id']} is said to be fitted, and not to be")
 
 
 def _check(record: StoredBlend, header: StoreHeader) -> None:

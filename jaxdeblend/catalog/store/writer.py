@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...io import PathLike
+from ...io.locks import Lock
 from .files import StoreFile, require_h5py, write_file
 from .kinds import STORED_CLASSES, Classes, Kinds
 from .layout import SOFTWARE, Rows, StoreHeader, joined, selected, totals
@@ -30,6 +31,9 @@ BATCH = 256
 PIECE = 4_000_000
 """Pixels of models after which a batch is written, however few blends they are of."""
 
+LOCK = ".lock"
+"""File in the folder of a run by which it is locked."""
+
 _PIECE_LEVEL = 1  # of files that live until the end of the run
 
 
@@ -37,7 +41,8 @@ class StoreWriter:
     """A store that is being made: `create` or `resume` one, `append` finished blends, `close` it.
 
     In a ``with`` statement it is closed at the end; after an exception, what was appended is written, and the store
-    stays unfinished, so that a later run can go on.
+    stays unfinished, so that a later run can go on. Until then it is locked: another writer is refused, of whatever
+    process. The lock vanishes with the process, or when the writer is closed, suspended or forgotten.
 
     Attributes
     ----------
@@ -57,7 +62,7 @@ class StoreWriter:
     >>> box = jd.Box((0, 0), (32, 32))
     >>> writer = jd.StoreWriter.create(path, jd.StoreHeader(bands=("g", "r")))
     >>> writer.append(jd.StoredBlend(1, 1, box, np.array([0, 1]), reason="too large"))
-    >>> writer.flush()                                     # here the run is killed
+    >>> writer.suspend()                                   # or the run is killed after a flush
     >>> with jd.StoreWriter.resume(path) as writer:
     ...     print(writer.finished)
     ...     writer.append(jd.StoredBlend(2, 1, box, np.array([2]), reason="too large"))
@@ -66,7 +71,15 @@ class StoreWriter:
     [1, 2]
     """
 
-    def __init__(self, path: Path, files: Sequence[StoreFile], classes: Classes = STORED_CLASSES, batch: int = BATCH):
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[StoreFile],
+        classes: Classes = STORED_CLASSES,
+        batch: int = BATCH,
+        lock: Lock | None = None,
+    ):
+        self._lock = lock
         self.path, self.header = path, common_header(files)
         self.finished = {int(number) for file in files for number in file.ids}
         self._classes, self._batch = classes, batch
@@ -97,18 +110,43 @@ class StoreWriter:
         ------
         FileExistsError
             If there is one already, finished or not.
+        BlockingIOError
+            If another writer is at work on it.
         OSError
             If nothing can be written there.
         """
         path = Path(path)
         folder = partial_folder(path)
         if path.exists() or folder.exists():
+            cls.check_free(path)  # nobody shall be told to remove what another run writes
             there = path if path.exists() else folder
             raise FileExistsError(f"{there}: exists already; resume it, or remove it.")
         require_h5py()
         folder.mkdir(parents=True)
-        piece = _write_piece(folder, header, [], ())
-        return cls(path, [StoreFile(piece)], classes, batch)
+        lock = _locked(path)
+        try:
+            return cls(path, [StoreFile(_write_piece(folder, header, [], ()))], classes, batch, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @staticmethod
+    def check_free(path: PathLike) -> None:
+        """Refuse a store that another writer is at work on.
+
+        Parameters
+        ----------
+        path
+            The file that there is or will be.
+
+        Raises
+        ------
+        BlockingIOError
+            If there is such a writer; the message names its process.
+        """
+        path = Path(path)
+        if partial_folder(path).exists():
+            _locked(path).release()
 
     @classmethod
     def resume(
@@ -134,6 +172,8 @@ class StoreWriter:
         ------
         FileNotFoundError
             If there is nothing to go on with.
+        BlockingIOError
+            If another writer is at work on it; the message names its process.
         ValueError
             If the store is damaged, or of another configuration.
         """
@@ -141,15 +181,19 @@ class StoreWriter:
         folder = partial_folder(path)
         if not path.exists() and not folder.exists():
             raise FileNotFoundError(f"{path}: no such store; create it.")
-        files = open_run(path)
-        if header is not None and (names := files[0].header.disagreements(header)):
-            raise ValueError(
-                f"{path}: made with another {' and '.join(names)}; finish it with that, or begin a new one."
-            )
-        if not folder.exists():
-            folder.mkdir()
-            _write_piece(folder, files[0].header, [], ())
-        writer = cls(path, files, classes, batch)
+        begins = not folder.exists()
+        folder.mkdir(exist_ok=True)
+        lock = _locked(path)
+        try:
+            files = _files_of_run(path, header)
+            if begins:
+                _write_piece(folder, files[0].header, [], ())
+            writer = cls(path, files, classes, batch, lock)
+        except BaseException:
+            lock.release()
+            if begins:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         if header is not None and header.unit:
             writer.header = dataclasses.replace(writer.header, unit=header.unit)
         return writer
@@ -161,7 +205,7 @@ class StoreWriter:
         if kind is None:
             self.close()
         elif not self._closed:
-            self.flush()
+            self.suspend()
             logger.warning("%s is unfinished: %d blends are in %s", self.path, len(self.finished), self._folder)
 
     @property
@@ -207,6 +251,24 @@ class StoreWriter:
         self.finished |= self._waiting_ids
         self._waiting, self._waiting_ids, self._pixels = [], set(), 0
 
+    def suspend(self) -> None:
+        """Write what was appended, and leave the store unfinished: another writer may resume it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the store is left all the same.
+        """
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
     def close(self) -> Path:
         """Merge all that was written into the one file, which is there whole or not at all.
 
@@ -227,7 +289,23 @@ class StoreWriter:
         write_merged(files, self.path)
         shutil.rmtree(self._folder)
         self._closed = True
+        self._unlock()
         return self.path
+
+
+def _locked(path: Path) -> Lock:
+    """Lock a store that is being made."""
+    return Lock(partial_folder(path) / LOCK, path)
+
+
+def _files_of_run(path: Path, header: StoreHeader | None) -> list[StoreFile]:
+    """Files of a store that goes on, if they agree with a header."""
+    files = open_run(path)
+    if not files:
+        raise ValueError(f"{path}: nothing to go on with, {partial_folder(path)} is empty; remove it, and begin anew.")
+    if header is not None and (names := files[0].header.disagreements(header)):
+        raise ValueError(f"{path}: made with another {' and '.join(names)}; finish it with that, or begin a new one.")
+    return files
 
 
 def _write_piece(folder: Path, header: StoreHeader, blends: Sequence[Rows], kinds: Sequence[str]) -> Path:

@@ -119,3 +119,12 @@ def test_versions(stores, tmp_path):
     old = MIGRATIONS | {0: Migration(header=lambda header: header | {"config": "new"})}
     jd.store_from_fits(tmp_path / "0.fits", tmp_path / "out.h5", migrations=old)
     assert jd.ModelStore(tmp_path / "out.h5").header.config == "new"
+
+
+def test_a_changed_byte_of_the_data_is_found(stores, tmp_path):
+    content = bytearray(stores[1].read_bytes())
+    content[-2880 * 3] ^= 1
+    (tmp_path / "changed.fits").write_bytes(content)
+    with pytest.raises(ValueError, match=r"changed.fits: not a readable FITS file \(Datasum verification failed"):
+        jd.store_from_fits(tmp_path / "changed.fits", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()

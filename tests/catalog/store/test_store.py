@@ -332,7 +332,7 @@ def test_a_run_that_was_killed_while_it_was_closed(path, tmp_path):
     writer = jd.StoreWriter.create(target, HEADER, batch=2)
     for number in NUMBERS:
         writer.append(record(number))
-    writer.flush()
+    writer.suspend()
     target.write_bytes(path.read_bytes())
     assert len(jd.ModelStore(target)) == len(NUMBERS)
     jd.StoreWriter.resume(target).close()

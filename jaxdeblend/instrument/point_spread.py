@@ -1,0 +1,144 @@
+"""Points of light at any sub-pixel position, from a PSF that is known at whole pixels only.
+
+Shifting a PSF stamp by interpolation is wrong where the PSF is undersampled: what lies beyond the Nyquist frequency
+has been folded back, and cannot be told from the stamp. For a PSF of FWHM 2 px the error is 2 % of the peak. So most of
+the PSF is described by a function that can be drawn anywhere, and only the small rest is interpolated:
+
+    P_b(x - c) = Σ_j a_bj G(x - c; σ_bj) + (R_b * C)(x - c),
+
+with pixel-integrated Gaussians G, the rest R_b = P_b - Σ_j a_bj G(σ_bj) and the kernel C of cubic interpolation. A
+Gaussian PSF has no rest, and is exact.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf, erfinv
+from jaxtyping import Array, Complex, Float, Int
+
+from ..ops import fft, lstsq, stamps
+
+WIDTHS = (0.6, 0.8, 1.0, 1.3, 1.8)
+"""σ of the Gaussians, relative to that of the Gaussian of the same maximum."""
+
+RIDGE = 2e-7
+"""Added to the diagonal of the normal equations of the amplitudes, relative to itself: the Gaussians are much alike."""
+
+
+class PointSpread(eqx.Module):
+    """What points of light look like in each band, at any position.
+
+    Attributes
+    ----------
+    sigma, share
+        σ in pixels and flux of each Gaussian.
+    rest
+        Transform of what the Gaussians leave of the PSF.
+    fft_shape
+        FFT shape of this transform.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> narrow = jd.GaussianPSF(0.7)
+    >>> spread = PointSpread.of(narrow.stamp(15), (16, 16))
+    >>> image = spread.draw(jnp.array([[8.3, 7.5]]), jnp.array([[2.0]]), (16, 16))
+    >>> round(float(image.sum()), 4)
+    2.0
+    """
+
+    sigma: Float[Array, "band gaussian"]
+    share: Float[Array, "band gaussian"]
+    rest: Complex[Array, "band ky kx"]
+    fft_shape: tuple[int, int] = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        psf: Float[Array, "band n n"],
+        frame_shape: tuple[int, int],
+        *,
+        known_edge: Int[Array, ""] | None = None,
+    ) -> "PointSpread":
+        """Describe the PSF of each band.
+
+        Parameters
+        ----------
+        psf
+            Unit-sum stamps of odd edge.
+        frame_shape
+            Shape (y, x) of the largest image that will be drawn.
+        known_edge
+            Edge of the stamps before they were padded; None: they are not.
+        """
+        psf = jnp.asarray(psf)
+        sigma = _core_sigma(psf)[:, None] * jnp.asarray(WIDTHS, psf.dtype)[None, :]
+        offset = jnp.arange(psf.shape[-1], dtype=psf.dtype) - psf.shape[-1] // 2
+        profiles = jax.vmap(jax.vmap(lambda width: _profile(offset, width)))(sigma)
+        if known_edge is not None:
+            known = jnp.abs(offset) <= (known_edge // 2).astype(offset.dtype)
+            profiles = jnp.where(known, profiles, 0.0)
+        models = profiles[..., :, None] * profiles[..., None, :]
+        share = lstsq.one_by_one(_amplitudes, models, psf)
+        rest = psf - jnp.einsum("bg,bgyx->byx", share, models)
+        shape = fft.same_shape(frame_shape, psf.shape[-2:])
+        return cls(sigma, share, fft.kernel_transform(rest, frame_shape, shape), shape)
+
+    def draw(
+        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"], shape: tuple[int, int]
+    ) -> Float[Array, "band y x"]:
+        """The sum of points of these fluxes.
+
+        Parameters
+        ----------
+        centers
+            Positions (y, x) in pixels of the image.
+        flux
+            Flux of each point in each band.
+        shape
+            Shape (y, x) of the image.
+
+        Returns
+        -------
+        Float[Array, "band y x"]
+            Image of each band.
+        """
+        height, width = shape
+        n_bands = flux.shape[1]
+        sigma, share = (jnp.broadcast_to(part, (n_bands, part.shape[1])) for part in (self.sigma, self.share))
+        # rows and columns in one array: half as many operations to compile
+        pixel = jnp.concatenate([jnp.arange(n, dtype=centers.dtype) for n in shape])
+        center = jnp.repeat(centers, np.array(shape), axis=1, total_repeat_length=height + width)
+        offset = pixel[None, :] - center
+        profiles = jax.vmap(lambda widths: _profile(offset[None], widths[:, None, None]))(sigma)
+        light = share[:, :, None] * flux.T[:, None, :]
+        rows = (light[..., None] * profiles[..., :height]).reshape(n_bands, -1, height)
+        columns = profiles[..., height:].reshape(n_bands, -1, width)
+        core = jnp.einsum("bky,bkx->byx", rows, columns)
+        weights = stamps.cubic(offset)
+        impulses = jnp.einsum("bsy,sx->byx", flux.T[:, :, None] * weights[None, :, :height], weights[:, height:])
+        return core + fft.convolve(impulses, self.rest, self.fft_shape)
+
+
+def _core_sigma(psf: Float[Array, "band n n"]) -> Float[Array, " band"]:
+    """σ of the pixel-integrated Gaussian that has the PSF's maximum, erf(1 / (2 √2 σ))² = max P."""
+    peak = jnp.clip(psf.max(axis=(-2, -1)), 1e-4, 0.98)
+    return 0.5 / (jnp.sqrt(2.0).astype(psf.dtype) * erfinv(jnp.sqrt(peak)))
+
+
+def _profile(offset: Float[Array, "..."], sigma: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A Gaussian of unit flux integrated over pixels at some distances from its centre, along one axis."""
+    scale = (1 / jnp.sqrt(2.0)).astype(offset.dtype) / sigma
+    return 0.5 * (erf((offset + 0.5) * scale) - erf((offset - 0.5) * scale))
+
+
+def _amplitudes(models: Float[Array, "gaussian n n"], psf: Float[Array, "n n"]) -> Float[Array, " gaussian"]:
+    """Amplitudes of either sign that come nearest to a PSF."""
+    flat = models.reshape(len(models), -1)
+    scale = jax.lax.rsqrt(jnp.sum(flat**2, axis=1))
+    flat = flat * scale[:, None]
+    matrix = flat @ flat.T + RIDGE * jnp.eye(len(flat), dtype=flat.dtype)
+    factor = jax.scipy.linalg.cho_factor(matrix)
+    return scale * jax.scipy.linalg.cho_solve(factor, flat @ psf.reshape(-1))
