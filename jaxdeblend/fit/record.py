@@ -32,7 +32,7 @@ def without_record(blend: Blend) -> Blend:
 def checksum(obs: Observation) -> UInt32[AnyArray, ""] | None:
     """CRC-32 of pixels, weights, PSFs and names of the bands; None inside a transformation.
 
-    The difference kernel is left out: it follows from the PSFs, and `Observation.prepared` adds it.
+    What `Observation.prepared` adds is left out: it follows from the PSFs.
 
     Examples
     --------
@@ -42,7 +42,8 @@ def checksum(obs: Observation) -> UInt32[AnyArray, ""] | None:
     >>> bool(checksum(one) == checksum(two)), bool(checksum(one) == checksum(one.prepared()))
     (False, True)
     """
-    kept = eqx.tree_at(lambda o: (o.kernel, o.transform), obs, (None, None), is_leaf=lambda node: node is None)
+    added = (None, None, None)
+    kept = eqx.tree_at(lambda o: (o.kernel, o.transform, o.points), obs, added, is_leaf=lambda node: node is None)
     leaves = jax.tree.leaves(kept)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return None
