@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -198,7 +199,8 @@ def test_bad_input(changes, message):
         (dict(mask_share=0.0), "mask_share: got 0.0; give a share"),
     ],
 )
-def test_bad_settings(settings, message):
+def test_bad_settings(settings, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no checks of types
     with pytest.raises(ValueError, match=message):
         jd.MatchConfig(**settings)
 
