@@ -109,6 +109,8 @@ class Item:
         Fitted blend that these sources join; None if there is none.
     hits
         Pixels that were made unusable because no PSF can produce them; None if there are none.
+    original
+        Observation with these pixels; None if there are none.
     """
 
     obs: Observation
@@ -116,6 +118,7 @@ class Item:
     errors: np.ndarray
     start: Blend | None = None
     hits: Bool[np.ndarray, "band y x"] | None = None
+    original: Observation | None = None
 
     @classmethod
     def of(cls, obs: Observation, centers: object, center_error: object, start: Blend | None = None) -> "Item":
@@ -130,7 +133,12 @@ class Item:
         if not hits.any():
             return cls(obs, positions, errors, start)
         logger.info("%d pixels are left out: no PSF can produce them", hits.sum())
-        return cls(without_pixels(obs, hits), positions, errors, start, hits)
+        return cls(without_pixels(obs, hits), positions, errors, start, hits, obs)
+
+    @property
+    def given(self) -> Observation:
+        """The observation as it came, with all its pixels."""
+        return self.obs if self.original is None else self.original
 
     @functools.cached_property
     def bucket(self) -> Bucket:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..fit.extend import picked
 from ..fit.loop import RESULTS, FitResult
+from ..fit.record import recorded
 from ..measure.flags import Flag
 from ..measure.photometry import Measurements
 from ..measure.table import table_of
@@ -103,7 +104,7 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
     fit, measurements, models = output
     height, width = item.obs.shape
     blend = Blend(fit.blend.centers, fit.blend.center_prior, fit.blend.stacks, fit.blend.active, (height, width))
-    fit = FitResult(blend, fit.loss, fit.n_steps, fit.status)
+    fit = recorded(FitResult(blend, fit.loss, fit.n_steps, fit.status), item.given)
     result = Deblended(fit, measurements, models[:, :, :height, :width], item.obs.bands)
     if item.start is None:
         return _flagged(first_sources(result, len(item.centers)), item)
@@ -150,7 +151,7 @@ def first_sources(result: Deblended, count: int) -> Deblended:
     fit, blend = result.fit, result.fit.blend
     prior = CenterPrior(blend.center_prior.mean[:count], blend.center_prior.sigma[:count])
     stacks = tuple(_trimmed(stack, count) for stack in blend.stacks)
-    trimmed = Blend(blend.centers[:count], prior, stacks, blend.active[:count], blend.frame)
+    trimmed = Blend(blend.centers[:count], prior, stacks, blend.active[:count], blend.frame, blend.record)
     return Deblended(
         fit=FitResult(trimmed, fit.loss, fit.n_steps, fit.status),
         measurements=jax.tree.map(lambda array: array[:count], result.measurements),

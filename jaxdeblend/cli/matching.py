@@ -20,6 +20,7 @@ from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, as_field
 from ..io import Exposure, read_psf, staged_folder, write_catalog, write_exposure
 from ..psf_match import MatchConfig, MatchedExposure, MatchedKernels, SpatialKernel, coadd_target, match_exposure
+from ..psf_match.options import check_kernel_sum
 from ..view import (
     candidates_figure,
     coefficients_figure,
@@ -93,6 +94,7 @@ def run_match(options: MatchOptions) -> str:
     str
         What came out, in words.
     """
+    check_kernel_sum(options.kernel_sum)  # before anything is read or written
     started = time.perf_counter()
     with staged_folder(options.output, options.names, overwrite=options.overwrite) as stage:
         inputs = options.inputs

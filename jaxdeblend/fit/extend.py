@@ -163,4 +163,4 @@ def picked(blend: Blend, places: np.ndarray) -> Blend:
         np.asarray(array)[places]
         for array in (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active)
     )
-    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame)
+    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame, blend.record)

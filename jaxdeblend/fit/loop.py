@@ -18,6 +18,7 @@ from ..runtime.host import AnyArray
 from ..runtime.programs import Program
 from .likelihood import log_posterior
 from .optimizer import ProximalAdam
+from .record import recorded, without_record
 from .render import Terms, render_terms
 from .spectra import chi_square, solve_spectra
 
@@ -148,7 +149,7 @@ def fit(
     if blend.frame != obs.shape:
         raise ValueError(f"blend: got a blend for the frame {blend.frame}; the observation's shape is {obs.shape}.")
     optimizer = ProximalAdam() if optimizer is None else optimizer
-    return _fit(blend, obs, optimizer, fixed)
+    return recorded(_fit(without_record(blend), obs, optimizer, fixed), obs)
 
 
 def fit_arrays(

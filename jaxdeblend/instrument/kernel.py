@@ -120,10 +120,12 @@ def regularized_division(
     edge: int,
     regularization: Float[Array, ""] | float,
     order: int = 1,
+    rough: Float[AnyArray, "#band k k"] | None = None,
 ) -> Float[Array, "_ edge edge"]:
-    """K̂ = T̂ Ŝ* / (|Ŝ|² + λ |L̂|²) of stamps S and T, cropped to `edge` and normalised.
+    """K̂ = (T̂ Ŝ* + λ |L̂|² Ĝ) / (|Ŝ|² + λ |L̂|²) of stamps S and T, cropped to `edge` and normalised.
 
-    In place of the Laplacian L̂ its power of the given order: 0, a Wiener filter, 2, the biharmonic operator.
+    In place of the Laplacian L̂ its power of the given order: 0, a Wiener filter, 2, the biharmonic operator. G is a
+    kernel whose roughness is not penalised; none by default.
 
     Examples
     --------
@@ -136,8 +138,11 @@ def regularized_division(
     grid = (size, size)
     s, t = (fft.kernel_transform(jnp.asarray(psf), grid, grid) for psf in (source, target))
     laplacian = laplacian_transform(size).astype(s.real.dtype)
-    power = jnp.abs(s) ** 2 + regularization * laplacian[None] ** (2 * order)
-    transform = t * jnp.conj(s) / power.astype(s.dtype)
+    penalty = regularization * laplacian[None] ** (2 * order)
+    right = t * jnp.conj(s)
+    if rough is not None:
+        right = right + penalty.astype(s.dtype) * fft.kernel_transform(jnp.asarray(rough), grid, grid)
+    transform = right / (jnp.abs(s) ** 2 + penalty).astype(s.dtype)
     kernel = jnp.roll(jnp.fft.irfft2(transform, s=grid), (edge // 2, edge // 2), axis=(-2, -1))
     kernel = kernel[..., :edge, :edge]
     return kernel / kernel.sum(axis=(-2, -1), keepdims=True)

@@ -18,6 +18,7 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
 from ..runtime.host import AnyArray, host_or_device
+from ..runtime.inputs import plain_numbers
 
 SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
 """FWHM of a Gaussian of σ = 1."""
@@ -283,7 +284,7 @@ class ImagePSF(AbstractPSF):
     edge: int = eqx.field(static=True)
 
     def __init__(self, stamps: object):
-        array = host_or_device(stamps, "stamps")
+        array = host_or_device(_of_usual_size(stamps), "stamps")
         _check_stamps(array)
         self.edge = max(array.shape[-2:])
         square = _resized(array[None] if array.ndim == 2 else array, self.edge)
@@ -379,6 +380,18 @@ def _resized(stamps: Float[AnyArray, "band y x"], edge: int) -> Float[AnyArray, 
     )
     padding = [(0, 0)] + [(max(margin, 0),) * 2 for margin in margins]
     return xp.pad(stamps[:, *cut], padding)
+
+
+def _of_usual_size(stamps: object) -> object:
+    """Stamps on the host, divided by their maximum if single precision would lose their wings or their sum."""
+    if isinstance(stamps, jax.Array):
+        return stamps
+    array = plain_numbers(stamps, "stamps")
+    if not np.issubdtype(array.dtype, np.floating) or array.size == 0:
+        return array
+    largest = float(np.abs(array).max())
+    usual = 1e-10 <= largest <= 1e10 or largest == 0 or not np.isfinite(largest)
+    return array if usual else array.astype(np.float64) / largest
 
 
 def _check_edge(edge: int) -> None:

@@ -11,3 +11,8 @@ def as_float32(values: object, name: str = "values") -> np.ndarray:
     host = np.asarray(jax.device_get(plain_numbers(values, name)))
     with np.errstate(over="ignore"):
         return host.astype(np.float32, copy=False)
+
+
+def as_float64(values: object, name: str = "values") -> np.ndarray:
+    """Host array of float64; masked ones are NaN, thus unusable."""
+    return np.asarray(jax.device_get(plain_numbers(values, name)), np.float64)

@@ -16,7 +16,7 @@ from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
 from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, quantity_unit
-from .arrays import as_float32
+from .arrays import as_float32, as_float64
 from .masks import any_of, as_bits, bad_pattern, free_bit, with_bit
 from .nddata_parts import facts_of, is_nddata
 
@@ -116,7 +116,9 @@ class Exposure(eqx.Module):
         if variance is None:
             raise ValueError("variance: got None; give the variance of the pixels, or one number per band.")
         images, variance, self.unit = _in_one_unit(images, variance, unit)
-        self.images = as_float32(images, "images")
+        # squares of fluxes in CGS units leave single precision: such exposures stay in double
+        double = _beyond_single(variance)
+        self.images = as_float64(images, "images") if double else as_float32(images, "images")
         if self.images.ndim != 3 or len(self.images) != len(self.bands) or self.images.size == 0:
             raise ValueError(
                 f"images: got shape {self.images.shape} for the {len(self.bands)} bands {self.bands}; give "
@@ -124,7 +126,7 @@ class Exposure(eqx.Module):
             )
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
-        self.variance = _variance(variance, self.images.shape)
+        self.variance = _variance(variance, self.images.shape, double=double)
         self.mask_planes = dict(mask_planes or {})
         self.mask_bits = None if mask_bits is None else _bits(mask_bits, self.images.shape)
         if mask is None and self.mask_bits is not None:
@@ -364,9 +366,18 @@ def _in_one_unit(images: object, variance: object, unit: str | None) -> tuple[ob
     return numbers, spread, str(found) if unit is None and found is not None else unit
 
 
-def _variance(value: object, shape: tuple[int, ...]) -> np.ndarray:
-    given = np.asarray(jax.device_get(plain_numbers(value, "variance")))
-    variance = as_float32(given)
+def _beyond_single(variance: object) -> bool:
+    """Whether variances are typically too small or too large for single precision."""
+    given = np.asarray(jax.device_get(plain_numbers(variance, "variance")))
+    if given.dtype != np.float64:
+        return False
+    known = given[np.isfinite(given) & (given > 0)]
+    return bool(known.size) and not 1e-30 < float(np.median(known)) < 1e30
+
+
+def _variance(value: object, shape: tuple[int, ...], *, double: bool) -> np.ndarray:
+    given = as_float64(value, "variance") if double else np.asarray(jax.device_get(plain_numbers(value, "variance")))
+    variance = given if double else as_float32(given)
     if variance.shape == shape[:1]:
         variance = variance[:, None, None]
     elif variance.shape != shape:
@@ -374,7 +385,7 @@ def _variance(value: object, shape: tuple[int, ...]) -> np.ndarray:
             f"variance: got shape {variance.shape} for images of shape {shape}; give the same shape, or one "
             f"number for each of the {shape[0]} bands."
         )
-    lost = (given > 0) & (given < _SMALLEST_VARIANCE)
+    lost = (given > 0) & (given < _SMALLEST_VARIANCE) & (not double)
     if lost.any():
         raise ValueError(
             f"variance: got values as small as {given[lost].min():.3g}, beyond single precision; change "

@@ -13,6 +13,7 @@ from ..model.blend import Blend
 from ..ops import apportion, lstsq, moments
 from ..runtime.host import AnyArray
 from ..runtime.programs import Program
+from .fitted import Fitted, blend_and_status, blend_on, check_observation
 from .flags import Flag
 
 POOR_FIT = 10.0
@@ -77,7 +78,7 @@ class Measurements(eqx.Module):
     flags: Int[AnyArray, " source"]
 
 
-def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
+def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: bool | None = None) -> Apportioned:
     """Divide the observed flux over the sources in proportion to their models, pixel by pixel.
 
     child_k = I · M_k / Σ_j M_j, where pixels are usable and the summed models exceed a hundredth of the background
@@ -85,15 +86,22 @@ def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
 
     Parameters
     ----------
-    blend
-        Fitted blend.
+    fitted
+        What `fit` or `deblend` returned, or its blend, or a blend made by hand.
     obs
         Observation.
+    refit_spectra
+        Whether the spectra of the models are solved for on `obs` first, see `measure`.
 
     Returns
     -------
     Apportioned
         Children, and the unassigned rest; together they are the image.
+
+    Raises
+    ------
+    ValueError
+        If the frame or the number of bands is not that of the blend.
 
     Examples
     --------
@@ -105,7 +113,9 @@ def apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
     >>> bool(jnp.allclose(shares.children.sum(axis=0) + shares.unassigned, obs.images))
     True
     """
-    return _apportion_flux(blend, obs)
+    blend, _ = blend_and_status(fitted)
+    check_observation(blend, obs)
+    return _apportion_flux(blend_on(blend, obs, refit_spectra), obs)
 
 
 @Program

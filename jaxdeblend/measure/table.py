@@ -9,11 +9,11 @@ from astropy import units
 from astropy.table import Column, QTable, Table
 from jaxtyping import Int
 
-from ..fit.loop import RESULTS
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..runtime.host import AnyArray
 from .columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo, of_bands
+from .fitted import Fitted, blend_and_status, blend_on, check_observation
 from .photometry import Measurements, measure_jit
 
 if TYPE_CHECKING:
@@ -21,22 +21,33 @@ if TYPE_CHECKING:
 
 
 def measure(
-    blend: Blend,
+    fitted: Blend | Fitted,
     obs: Observation,
     *,
-    status: Int[AnyArray, ""] | int = RESULTS.CONVERGED,
+    status: Int[AnyArray, ""] | int | None = None,
+    refit_spectra: bool | None = None,
     wcs: "WCS | None" = None,
 ) -> QTable:
-    """Measure every source of a blend.
+    """Measure every source of a blend, on the observation that it was fitted to or on another of the same pixel grid.
+
+    On another observation this is forced photometry: positions and shapes stay, and the fluxes of all sources are
+    solved for together on its pixels, by weighted non-negative linear least squares (`refit_spectra`). It needs the
+    same frame and the same number of bands, in the same order.
 
     Parameters
     ----------
-    blend
-        Fitted blend.
+    fitted
+        What `fit` or `deblend` returned, or its blend, or a blend made by hand.
     obs
-        Observation that it was fitted to.
+        Observation to measure on.
     status
-        Status of the fit, ``result.status``.
+        Status of the fit, a value of `jaxdeblend.RESULTS`; by default that of `fitted`, which a blend that came from a
+        fit remembers, too. A blend made by hand counts as converged.
+    refit_spectra
+        Whether spectra are solved for on `obs` before anything is measured. None: only if the blend was fitted to
+        another observation (other pixels, weights, PSFs or bands), so that fluxes always belong to `obs`. False: the
+        fluxes of the blend as it is. A blend made by hand does not know an observation: say True for forced photometry.
+        Only the spectra of components of one shape and a `FreeSpectrum` are solved for; others stay.
     wcs
         World coordinates of the observation's pixels; adds the columns ``ra`` and ``dec``.
 
@@ -49,32 +60,34 @@ def measure(
         the second moments, without the PSF, pixels), ``e1``, ``e2`` ((Q_xx - Q_yy, 2 Q_xy) / (Q_xx + Q_yy)),
         ``n_components`` and ``flags`` (bits of `jaxdeblend.Flag`). Every column has a description.
 
+    Raises
+    ------
+    ValueError
+        If the frame or the number of bands is not that of the blend.
+
     Examples
     --------
     >>> import jax.numpy as jnp
     >>> import jaxdeblend as jd
-    >>> obs = jd.Observation(jnp.zeros((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> blank = jd.Observation(jnp.zeros((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
     >>> blend = jd.Blend.of([jd.PointSource((8, 8), jnp.array([30.0]))], frame=(16, 16))
-    >>> round(float(jd.measure(blend, obs)["flux_r"][0]), 4)
+    >>> round(float(jd.measure(blend, blank)["flux_r"][0]), 4)
     30.0
+
+    A later image, in which the star is twice as bright:
+
+    >>> later = jd.Observation(2 * jd.render(blend, blank), jnp.ones((1, 16, 16)), blank.psf, bands=["r"])
+    >>> round(float(jd.measure(blend, later, refit_spectra=True)["flux_r"][0]), 2)
+    60.0
     """
-    _check(blend, obs)
+    blend, known = blend_and_status(fitted)
+    check_observation(blend, obs)
     active = np.asarray(blend.active)
     if not active.any():
         return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs, unit=obs.unit)
-    values, _ = measure_jit(blend, obs, np.asarray(status))
+    on_data = blend_on(blend, obs, refit_spectra)
+    values, _ = measure_jit(on_data, obs, np.asarray(known if status is None else status))
     return table_of(_select(values, active), obs.bands, wcs=wcs, unit=obs.unit)
-
-
-def _check(blend: Blend, obs: Observation) -> None:
-    """The observation must be one that the blend was made for."""
-    if blend.frame != obs.shape:
-        raise ValueError(
-            f"obs: got shape {obs.shape} for a blend of the frame {blend.frame}; give its own observation."
-        )
-    n_bands = {stack.terms()[0].shape[-1] for stack in blend.stacks}
-    if n_bands and n_bands != {len(obs.bands)}:
-        raise ValueError(f"obs: got {len(obs.bands)} bands for a blend of {n_bands.pop()}; give its own observation.")
 
 
 def table_of(

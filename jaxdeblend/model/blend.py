@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ..ops import stamps
 from ..runtime.host import AnyArray
@@ -86,6 +86,21 @@ class Stack(eqx.Module):
         return parameters(self, component=steps)
 
 
+class FitRecord(eqx.Module):
+    """What a blend remembers of the fit that it came from.
+
+    Attributes
+    ----------
+    status
+        How the fit ended, a value of `jaxdeblend.RESULTS`.
+    observation
+        Checksum of the observation that it was fitted to, None if unknown.
+    """
+
+    status: Int[AnyArray, "*batch"]
+    observation: UInt32[AnyArray, ""] | None = None
+
+
 class Blend(eqx.Module):
     """Sources that overlap, and are fitted together.
 
@@ -101,6 +116,8 @@ class Blend(eqx.Module):
         False for padding.
     frame
         Shape (y, x) of the observation.
+    record
+        How it was fitted, and to which observation; None for a blend that did not come from a fit.
 
     Examples
     --------
@@ -117,6 +134,7 @@ class Blend(eqx.Module):
     stacks: tuple[Stack, ...]
     active: Bool[AnyArray, " source"]
     frame: tuple[int, int] = eqx.field(static=True)
+    record: FitRecord | None = None
 
     @classmethod
     def of(cls, sources: list[Source] | tuple[Source, ...], *, frame: tuple[int, int]) -> "Blend":

@@ -8,7 +8,7 @@ from .decorrelate import decorrelation_kernel as decorrelation_kernel
 from .exposure import MatchConfig as MatchConfig
 from .exposure import MatchedExposure as MatchedExposure
 from .exposure import match_exposure as match_exposure
-from .images import ImageMatchConfig as ImageMatchConfig
+from .image_config import ImageMatchConfig as ImageMatchConfig
 from .images import MatchedImages as MatchedImages
 from .images import match_images as match_images
 from .match import MatchedKernels as MatchedKernels

@@ -17,6 +17,7 @@ from ..instrument.psf import ImagePSF
 from ..ops import fft
 from ..runtime.host import AnyArray
 from .linear import fit_joint, risk
+from .options import check_degrees, check_widths
 from .solvers import AbstractSolver, Solution
 
 ORDERINGS = ("lsst", "hotpants")
@@ -310,10 +311,7 @@ def _check_edge(edge: int) -> None:
 def _check_gaussians(n: int | None, degrees: Sequence[int], ordering: str) -> None:
     if ordering not in ORDERINGS:
         raise ValueError(f"ordering: got {ordering!r}; give one of {', '.join(map(repr, ORDERINGS))}.")
-    if len(degrees) == 0 or min(degrees) < 0:
-        raise ValueError(f"degrees: got {tuple(degrees)}; give a degree of 0 or more for each Gaussian, one at least.")
-    if n is not None and n != len(degrees):
-        raise ValueError(f"sigmas: got {n} widths for {len(degrees)} degrees; give as many.")
+    check_degrees(degrees, n)
 
 
 # ------------------------------------------------------------------------------------------------------------- solvers
@@ -366,6 +364,7 @@ class GaussianBasis(AbstractSolver):
 
     def __check_init__(self) -> None:
         _check_gaussians(None if self.sigmas is None else len(self.sigmas), self.degrees, self.ordering)
+        check_widths(self.sigmas)
 
     @classmethod
     def preset(cls, n_terms: int) -> "GaussianBasis":

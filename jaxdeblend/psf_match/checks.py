@@ -81,7 +81,7 @@ def check_quality(quality: KernelQuality, *, allow_deconvolution: bool, narrower
     figures = (quality.largest_gain, quality.negative_lobe, quality.noise_gain, quality.encircled_energy)
     gain, lobe, noise, error = (np.asarray(figure).max() for figure in figures)
     if not allow_deconvolution and (narrower or gain > LARGEST_GAIN or lobe > LARGEST_LOBE):
-        reason = "the target is narrower than the source" if narrower else "the kernel amplifies some frequencies"
+        reason = _reason(gain, narrower=narrower)
         raise ValueError(
             f"target: the kernel would deconvolve: {reason} (largest gain {gain:.2f}, negative lobe {lobe:.2f}, noise "
             f"gain {noise:.2f}); choose a broader target, a larger edge or a stronger regularization, or pass "
@@ -92,6 +92,15 @@ def check_quality(quality: KernelQuality, *, allow_deconvolution: bool, narrower
             f"match_psf: the kernels leave {error:.3f} of the encircled energy; a larger edge or a weaker "
             "regularization would do better."
         )
+
+
+def _reason(gain: float, *, narrower: bool) -> str:
+    """Why a kernel is refused."""
+    if narrower:
+        return "the target is narrower than the source"
+    if gain > LARGEST_GAIN:
+        return "the kernel amplifies some frequencies"
+    return "its negative pixels weigh as much as a source"
 
 
 def recentered(stamps: Float[np.ndarray, "*batch n n"]) -> Float[np.ndarray, "*batch n n"]:

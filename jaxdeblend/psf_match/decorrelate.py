@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from ..ops import fft
 from ..runtime.host import AnyArray
+from .options import check_odd
 
 
 def decorrelation_kernel(
@@ -34,6 +35,11 @@ def decorrelation_kernel(
     Float[Array, "*batch edge edge"]
         D, unit sum.
 
+    Raises
+    ------
+    ValueError
+        If an edge is even.
+
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -42,7 +48,9 @@ def decorrelation_kernel(
     >>> bool(whitening[0, 7, 7] > 1), bool(whitening[0, 7, 8] < 0)
     (True, True)
     """
+    check_odd("edge", edge)
     kernel = jnp.asarray(kernel, dtype=float)
+    check_odd("kernel", kernel.shape[-1])
     size = fft.good_size(2 * max(edge, kernel.shape[-1]))
     power = jnp.abs(fft.kernel_transform(kernel, (size, size), (size, size))) ** 2
     own, other = (

@@ -17,9 +17,20 @@ from .apply import E, MatchedPSFField, convolved_exposure, resized
 from .candidates import KernelCandidates
 from .checks import check_psfs, check_quality, recentered
 from .match import NARROWER, find_kernels, solver_of
+from .options import (
+    check_count,
+    check_kernel_sum,
+    check_kind,
+    check_odd,
+    check_order,
+    check_positive,
+    check_share,
+    check_within,
+)
 from .quality import KernelQuality, kernel_qualities
 from .solvers import AbstractSolver
 from .spatial import SpatialKernel, fit_spatial_kernel
+from .units import multiplied, units_of
 
 CLIPPED_FLUX = 1e-3
 """Share of a PSF's flux that may be lost where its stamp is cropped."""
@@ -37,7 +48,7 @@ class MatchConfig:
     solver
         Solver of each candidate's kernel, or its name, see `match_psf`.
     kernel_edge
-        Odd edge of the kernels; by default that of the PSFs.
+        Odd edge of the kernels, at most that of the PSFs and of the image; by default the largest that there is.
     psf_edge
         Odd edge to which all stamps are padded or cropped; by default that of the largest.
     cell
@@ -78,14 +89,18 @@ class MatchConfig:
     allow_deconvolution: bool = False
 
     def __post_init__(self) -> None:
-        if self.cell < 1:
-            raise ValueError(f"cell: got {self.cell}; give the size of a cell in pixels.")
-        if not 0 < self.mask_share < 1:
-            raise ValueError(f"mask_share: got {self.mask_share}; give a share of the kernel between 0 and 1.")
-        if self.order < 0:
-            raise ValueError(f"order: got {self.order}; give the degree of the polynomials, 0 for a constant kernel.")
-        if self.psf_edge is not None and (self.psf_edge < 1 or self.psf_edge % 2 == 0):
-            raise ValueError(f"psf_edge: got {self.psf_edge}; give an odd number of pixels.")
+        check_count("cell", self.cell, 1, "the size of a cell in pixels")
+        check_order("order", self.order)
+        check_kind("polynomial", self.polynomial)
+        check_share("mask_share", self.mask_share)
+        for name in ("kernel_edge", "psf_edge"):
+            if getattr(self, name) is not None:
+                check_odd(name, getattr(self, name))
+        if self.max_l2 is not None:
+            check_positive("max_l2", self.max_l2, "the largest error of a kernel")
+        if self.clip is not None:
+            check_positive("clip", self.clip, "a number of σ")
+        solver_of(self.solver, "solver")
 
 
 class MatchedExposure(eqx.Module, Generic[E]):
@@ -147,7 +162,7 @@ def match_exposure(
     config
         Solver, cells, polynomials and masks.
     kernel_sum
-        Sum of the kernels, by which images are scaled, too.
+        Sum of the kernels, by which images are scaled, too; positive and finite.
 
     Returns
     -------
@@ -157,8 +172,9 @@ def match_exposure(
     Raises
     ------
     ValueError
-        If the exposure has no PSF; if PSFs are no PSFs, or lose more than 1e-3 of their flux where they are cropped; if
-        the kernel would deconvolve and may not; if there are too few good candidates.
+        If the sum of the kernels is not positive and finite; if the exposure has no PSF; if PSFs are no PSFs, or lose
+        more than 1e-3 of their flux where they are cropped; if the kernel is larger than the PSFs or the image, or
+        would deconvolve and may not; if there are too few good candidates.
 
     Examples
     --------
@@ -170,11 +186,14 @@ def match_exposure(
     >>> bool(np.allclose(matched.images[:, 30:51, 30:51], jd.GaussianPSF(2.0).stamp(21), atol=1e-3))
     True
     """
+    check_kernel_sum(kernel_sum)
     config = MatchConfig() if config is None else config
     if exposure.psf is None:
         raise ValueError("exposure: it has no PSF; give it one, see read_psf and read_psf_field.")
     field = as_field(exposure.psf)
     box = Box((0, 0), (exposure.images.shape[-2], exposure.images.shape[-1]))
+    if config.kernel_edge is not None:
+        check_within("kernel_edge", config.kernel_edge, box.shape)
     constant = isinstance(field, ConstantPSFField)
     order = 0 if constant else config.order
     positions, cells = grid_of_cells(box, config.cell, order, single=constant)
@@ -183,10 +202,12 @@ def match_exposure(
     narrower = bool((ImagePSF(target).fwhm() < NARROWER * ImagePSF(source[0]).fwhm()).any())
     used = jax.tree.map(lambda figure: np.where(candidates.good, figure, 0), candidates.own)
     check_quality(used, allow_deconvolution=config.allow_deconvolution, narrower=narrower)
-    scaled = kernel.with_sum(kernel_sum)
+    units = units_of(exposure)
+    own = multiplied(exposure, 1 / units)
+    convolved = convolved_exposure(own, kernel.with_sum(1.0), MatchedPSFField(field, kernel), config.mask_share)
     return MatchedExposure(
-        convolved_exposure(exposure, scaled, MatchedPSFField(field, kernel), config.mask_share),
-        scaled,
+        multiplied(convolved, units * kernel_sum),
+        kernel.with_sum(kernel_sum),
         candidates,
         ImagePSF(target.astype(default_dtype())),
     )
@@ -256,7 +277,7 @@ def _solve(
     filled = np.where(finite[..., None, None], source, target)  # of no effect: such candidates are not good
     check_psfs(filled, target, recentered=config.recenter)
     pair = (recentered(filled), recentered(target)) if config.recenter else (filled, target)
-    kernels, own = _kernels(*pair, config)
+    kernels, own = _kernels(*pair, _kernel_edge(config, source.shape[-1], box), config)
     good = finite & (np.ones_like(finite) if config.max_l2 is None else np.asarray(own.l2) <= config.max_l2)
     for _ in range(MAX_ROUNDS):
         kernel = fit_spatial_kernel(positions, kernels, box, good=good, order=order, kind=config.polynomial)
@@ -269,13 +290,21 @@ def _solve(
     return kernel, KernelCandidates(positions, cells, pair[0], wanted, kernels, own, spatial, good)
 
 
+def _kernel_edge(config: MatchConfig, psf_edge: int, box: Box) -> int:
+    """Edge of the kernels: the one that was asked for, or the largest odd one that PSFs and image allow."""
+    if config.kernel_edge is None:
+        return min(psf_edge, (min(box.shape) - 1) | 1)
+    check_odd("kernel_edge", config.kernel_edge, psf_edge, "the edge of the PSFs")
+    return config.kernel_edge
+
+
 def _kernels(
-    source: Float[np.ndarray, "candidate band n n"], target: Float[np.ndarray, "band n n"], config: MatchConfig
+    source: Float[np.ndarray, "candidate band n n"],
+    target: Float[np.ndarray, "band n n"],
+    edge: int,
+    config: MatchConfig,
 ) -> tuple[Float[np.ndarray, "candidate band k k"], KernelQuality]:
     """Kernel of each candidate alone, in double precision."""
-    edge = source.shape[-1] if config.kernel_edge is None else config.kernel_edge
-    if edge < 1 or edge % 2 == 0 or edge > source.shape[-1]:
-        raise ValueError(f"kernel_edge: got {edge}; give an odd number of pixels up to {source.shape[-1]}.")
     shape = source.shape[:2]
     flat = source.reshape(-1, *source.shape[-2:])
     with jax.enable_x64(True):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Generic
 
 import equinox as eqx
@@ -15,81 +16,17 @@ from ..instrument.psf_field import AbstractPSFField, as_field
 from ..ops import polynomials
 from ..runtime.host import AnyArray, default_dtype
 from .apply import E, Imaged, MatchedPSFField, convolved_exposure
-from .basis import PRESETS, gaussian_basis, principal_basis
+from .basis import gaussian_basis, principal_basis
 from .candidates import KernelCandidates
 from .decorrelate import decorrelation_kernel
 from .exposure import grid_of_cells
+from .image_config import ImageMatchConfig
 from .linear import fit_joint, fit_single, residuals
+from .options import check_within
 from .quality import KernelQuality, kernel_qualities
 from .spatial import MAX_CONDITION, SpatialKernel, fit_spatial_kernel
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageMatchConfig:
-    """How two images are matched.
-
-    Attributes
-    ----------
-    kernel_edge
-        Odd edge of the kernel.
-    stamp_edge
-        Odd edge of the cut-outs of stars. The kernel is fitted to what is further than half of its edge from their
-        border.
-    sigmas, degrees
-        Gaussians of the kernel's basis, in pixels, and degree of the polynomials that each is multiplied with
-        (`gaussian_basis`).
-    n_components
-        Number of principal components of the stars' own kernels that, with their mean, take the place of this basis in
-        the solution that varies; None: the basis stays.
-    order, background_order
-        Largest total degree of the polynomials by which kernel and background vary; no background for None.
-    polynomial
-        ``"chebyshev"`` or ``"power"``.
-    cell, stars_per_cell
-        Size of a cell in pixels, and how many stars of it are used, the most significant first.
-    max_mean, max_rms
-        Stars are rejected of which a larger mean or rms is left, in σ.
-    clip
-        Stars are rejected whose kernel has a sum that is by so many σ (from the median absolute deviation) off the
-        median.
-    max_rounds
-        Times that stars are rejected and the solution is found anew.
-    mask_share
-        As for `MatchConfig`.
-
-    Examples
-    --------
-    >>> import jaxdeblend as jd
-    >>> jd.ImageMatchConfig(order=1).kernel_edge
-    21
-    """
-
-    kernel_edge: int = 21
-    stamp_edge: int = 49
-    sigmas: tuple[float, ...] = PRESETS[27][0]
-    degrees: tuple[int, ...] = PRESETS[27][1]
-    n_components: int | None = None
-    order: int = 2
-    background_order: int | None = 1
-    polynomial: str = "chebyshev"
-    cell: int = 128
-    stars_per_cell: int = 5
-    max_mean: float = 0.25
-    max_rms: float = 1.5
-    clip: float = 3.0
-    max_rounds: int = 3
-    mask_share: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name in ("kernel_edge", "stamp_edge"):
-            if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; give an odd number of pixels.")
-        if self.stamp_edge <= self.kernel_edge:
-            raise ValueError(f"stamp_edge: got {self.stamp_edge}; give more than the kernel's {self.kernel_edge}.")
-        if self.cell < 1 or self.stars_per_cell < 1:
-            raise ValueError(f"cell: got {self.cell} pixels and {self.stars_per_cell} stars; both must be positive.")
-        if self.n_components is not None and self.n_components < 1:
-            raise ValueError(f"n_components: got {self.n_components}; give a positive number, or None.")
+from .units import common_units, in_range, multiplied, units_of
+from .widths import fluxes_of_stars, what_is_wider
 
 
 class MatchedImages(eqx.Module, Generic[E]):
@@ -137,7 +74,8 @@ def match_images(
 
     K varies as a polynomial of position, K(q; p) = Σ_ij a_ij P_j(p) B_i(q), in a basis of Gaussians times polynomials,
     and is fitted to cut-outs of stars (Alard & Lupton 1998, ApJ 503, 325; Alard 2000, A&AS 144, 363), all pixels of a
-    cut-out with the same weight, the inverse of the median variance of both images there. Stars are fitted one by one
+    cut-out with the same weight, the inverse of the median variance of both images there, on the reference's flux
+    scale. Stars are fitted one by one
     first: those that are not like the others, or that the common kernel does not fit, are rejected.
 
     Parameters
@@ -161,7 +99,13 @@ def match_images(
     Raises
     ------
     ValueError
-        If the exposures have other shapes or bands, or if there are too few good stars for the solution.
+        If the exposures have other shapes or bands; if kernel or cut-outs are larger than the images; if there are too
+        few good stars for the solution, and also if that is because the exposure has the wider PSF.
+
+    Warns
+    -----
+    UserWarning
+        If the exposure's stars are wider than those of the reference, so that the kernel deconvolves.
 
     Examples
     --------
@@ -183,10 +127,29 @@ def match_images(
             f"reference: got images of shape {reference.images.shape} in bands {reference.bands} for an exposure of "
             f"{exposure.images.shape} in {exposure.bands}; both must have the same pixels and bands."
         )
+    reference_units = units_of(reference)
+    units = common_units(reference_units, units_of(exposure))
+    own = multiplied(exposure, 1 / units), multiplied(reference, 1 / reference_units)
+    matched = _matched(*own, positions, config, decorrelate=decorrelate)
+    return _in_units(matched, units, reference_units)
+
+
+def _matched(
+    exposure: E, reference: E, positions: object, config: ImageMatchConfig, *, decorrelate: bool
+) -> MatchedImages[E]:
+    """The work of `match_images`, for images whose noise is neither tiny nor huge."""
     box = Box((0, 0), (exposure.images.shape[-2], exposure.images.shape[-1]))
+    check_within("kernel_edge", config.kernel_edge, box.shape)
+    check_within("stamp_edge", config.stamp_edge, box.shape)
     stars = _Stars.found(exposure, reference, np.asarray(positions, np.float64), box, config)
+    if len(stars.positions) < config.n_stars_needed:
+        raise ValueError(
+            f"positions: {len(stars.positions)} stars are {config.stamp_edge // 2} pixels or more from the border, "
+            f"unmasked and among the first {config.stars_per_cell} of their cell, for {config.n_stars_needed} terms of "
+            "position; give more stars or a lower order, smaller cut-outs or smaller cells."
+        )
     basis = np.asarray(gaussian_basis(config.kernel_edge, config.sigmas, config.degrees), np.float64)
-    fits = [_fit_band(stars, band, basis, box, config) for band in range(len(exposure.bands))]
+    fits = [_fit_named(stars, band, name, basis, box, config) for band, name in enumerate(exposure.bands)]
     images = np.stack([fit.images for fit in fits]).astype(default_dtype())
     kernel = SpatialKernel(images, box, config.order, config.polynomial)
     background = np.stack([_background(fit.background, box, config) for fit in fits])
@@ -200,6 +163,31 @@ def match_images(
     candidates = _candidates(stars, kernel, basis, background, good)
     condition = np.asarray([fit.condition for fit in fits])
     return MatchedImages(matched, difference, kernel, background, candidates, condition)
+
+
+def _in_units(
+    matched: MatchedImages[E], units: Float[np.ndarray, " band"], reference_units: Float[np.ndarray, " band"]
+) -> MatchedImages[E]:
+    """Matched images in the units of those that were given."""
+    ratio = (reference_units / units)[:, None, None]
+    if (ratio == 1).all() and (units == 1).all():
+        return matched
+    kernel, candidates = matched.kernel, matched.candidates
+    return MatchedImages(
+        multiplied(matched.exposure, reference_units),
+        multiplied(matched.difference, reference_units),
+        SpatialKernel(
+            in_range(np.asarray(kernel.images, np.float64) * ratio[:, None]), kernel.box, kernel.order, kernel.kind
+        ),
+        in_range(np.asarray(matched.background, np.float64) * reference_units[:, None, None]),
+        dataclasses.replace(
+            candidates,
+            source=np.asarray(candidates.source, np.float64) * units[:, None, None],
+            target=np.asarray(candidates.target, np.float64) * reference_units[:, None, None],
+            kernels=np.asarray(candidates.kernels, np.float64) * ratio,
+        ),
+        matched.condition,
+    )
 
 
 class _Stars(eqx.Module):
@@ -229,7 +217,7 @@ class _Stars(eqx.Module):
             return np.moveaxis(images[:, y, x], 0, 1)
 
         usable = ~cut(exposure.mask).any(axis=(1, 2, 3))
-        variance = np.median(cut(exposure.variance) + cut(reference.variance), axis=(2, 3), keepdims=True)
+        variance = _common_variance(cut, exposure, reference)
         weights = np.where(cut(reference.mask), 0.0, 1 / variance).astype(np.float64)
         target = np.where(weights > 0, cut(reference.images), 0.0).astype(np.float64)
         significance = np.where(usable, (target * np.sqrt(weights)).sum(axis=(1, 2, 3)), -np.inf)
@@ -237,6 +225,21 @@ class _Stars(eqx.Module):
         chosen = _first_of_each_cell(cells, significance, config.stars_per_cell)
         source = np.where(cut(exposure.mask), 0.0, cut(exposure.images)).astype(np.float64)
         return cls(pixels[chosen].astype(float), cells[chosen], source[chosen], target[chosen], weights[chosen])
+
+
+def _common_variance(
+    cut: Callable[[np.ndarray], np.ndarray], exposure: Imaged, reference: Imaged
+) -> Float[np.ndarray, "star band 1 1"]:
+    """Median variance of both images about each star, that of the exposure on the flux scale of the reference."""
+    own, other = (np.asarray(cut(image.variance), np.float64) for image in (exposure, reference))
+    stars = (np.where(cut(image.mask), 0.0, cut(image.images)).astype(np.float64) for image in (exposure, reference))
+    before, after = (np.stack([fluxes_of_stars(band) for band in np.moveaxis(s, 1, 0)]) for s in stars)
+    shining = (before > 0) & (after > 0)
+    ratio = np.ones(len(before))
+    for band in np.flatnonzero(shining.any(axis=1)):
+        use = shining[band]
+        ratio[band] = np.median(after[band, use] / before[band, use])
+    return np.median(other + ratio[:, None, None] ** 2 * own, axis=(2, 3), keepdims=True)
 
 
 def _first_of_each_cell(
@@ -262,6 +265,22 @@ class _BandFit(eqx.Module):
     good: Bool[np.ndarray, " star"]
 
 
+def _fit_named(
+    stars: _Stars, band: int, name: str, basis: Float[np.ndarray, "term k k"], box: Box, config: ImageMatchConfig
+) -> _BandFit:
+    """Fit a band; if the images are exchanged, say so instead of what comes of it."""
+    wider = what_is_wider(name, stars.source[:, band], stars.target[:, band])
+    try:
+        fit = _fit_band(stars, band, basis, box, config)
+    except ValueError as error:
+        if wider is None:
+            raise
+        raise ValueError(f"exposure: {wider}. As it is: {error}") from error
+    if wider is not None:
+        warnings.warn(f"match_images: {wider}.", stacklevel=3)
+    return fit
+
+
 def _fit_band(
     stars: _Stars, band: int, basis: Float[np.ndarray, "term k k"], box: Box, config: ImageMatchConfig
 ) -> _BandFit:
@@ -278,7 +297,7 @@ def _fit_band(
         for _ in range(config.max_rounds):
             terms = _terms(stars.positions, box, config.order, config.polynomial)
             levels = _terms(stars.positions, box, config.background_order or 0, config.polynomial)
-            _check_count(int(good.sum()), terms.shape[1])
+            _check_count(int(good.sum()), max(terms.shape[1], levels.shape[1]))
             used = np.where(good[:, None, None], arrays[2], 0.0)
             fit = fit_joint(basis, *arrays[:2], used, terms, levels if with_background else None, region="valid")
             level = levels @ np.asarray(fit.background) if with_background else np.zeros(len(good))
@@ -310,13 +329,13 @@ def _fitted(
 def _off(values: Float[np.ndarray, " star"], clip: float) -> Bool[np.ndarray, " star"]:
     """Values far from the median."""
     offset = np.abs(values - np.median(values))
-    return offset > clip * 1.4826 * np.median(offset) + 1e-12
+    return offset > clip * 1.4826 * np.median(offset) + 1e-12 * np.abs(np.median(values))
 
 
 def _check_count(good: int, terms: int) -> None:
     if good < terms:
         raise ValueError(
-            f"positions: {good} good stars cannot determine the {terms} terms of each coefficient; give more stars, a "
+            f"positions: {good} good stars cannot determine {terms} terms of position; give more stars, a "
             "lower order, or larger max_mean and max_rms."
         )
 

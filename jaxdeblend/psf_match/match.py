@@ -14,6 +14,8 @@ from ..instrument.psf import AbstractPSF, ImagePSF
 from ..runtime.host import AnyArray, default_dtype
 from .basis import DeltaBasis, GaussianBasis
 from .checks import check_psfs, check_quality, recentered
+from .narrow import one_if_same
+from .options import check_kernel_sum, check_odd
 from .quality import KernelQuality, kernel_quality
 from .solvers import AbstractSolver, Fourier, LeastSquares, Solution
 from .sparse import Sparse
@@ -86,7 +88,7 @@ def match_psf(
     edge
         Odd edge of the kernels; by default that of the larger stamp, and at most that.
     kernel_sum
-        Sum of each kernel, K * source = kernel_sum · target.
+        Sum of each kernel, K * source = kernel_sum · target; positive and finite.
     recenter
         Whether both PSFs are first moved so that the centroids of their cores are in the middle. Else the kernel takes
         up what they are apart, and a warning tells if that is more than 0.2 pixels.
@@ -101,8 +103,8 @@ def match_psf(
     Raises
     ------
     ValueError
-        If PSFs have an even edge, a NaN, a sum that is not positive or other numbers of bands; if the kernel is larger
-        than the PSFs; if it deconvolves and may not.
+        If PSFs have an even edge, a NaN, a sum that is not positive or other numbers of bands; if the kernel's edge is
+        even or larger than the PSFs; if its sum is not positive and finite; if it deconvolves and may not.
 
     Examples
     --------
@@ -111,6 +113,7 @@ def match_psf(
     >>> round(float(jd.ImagePSF(matched.kernel.image).fwhm()[0]) / 2.355, 1)
     2.0
     """
+    check_kernel_sum(kernel_sum)
     psfs = [psf if isinstance(psf, AbstractPSF) else ImagePSF(psf) for psf in (source, target)]
     solver = solver_of(method)
     edge = _check_options(psfs, edge)
@@ -122,7 +125,9 @@ def match_psf(
             check_psfs(*stamps, recentered=recenter)
         matched = find_kernels(stamps[0], stamps[1], solver, edge, kernel_sum)
     if concrete:
-        narrower = bool((np.asarray(psfs[1].fwhm()) < NARROWER * np.asarray(psfs[0].fwhm())).any())
+        # both as they are sampled: the FWHM that a profile states is that before the pixel
+        widths = [np.asarray(ImagePSF(stamp).fwhm()) for stamp in stamps]
+        narrower = bool((widths[1] < NARROWER * widths[0]).any())
         check_quality(matched[1], allow_deconvolution=allow_deconvolution, narrower=narrower)
         matched = jax.tree.map(lambda array: jnp.asarray(np.asarray(array), default_dtype()), matched)
     image, quality, strength = matched
@@ -148,7 +153,8 @@ def find_kernels(
 
     def one(source: Array, target: Array) -> tuple[Solution, KernelQuality]:
         solution = solver.solve(source, target, edge)
-        return solution, kernel_quality(jnp.asarray(solution.kernel), source, target)
+        kernel = one_if_same(jnp.asarray(solution.kernel), source, target)
+        return Solution(kernel, solution.regularization), kernel_quality(kernel, source, target)
 
     pairs = tuple(jnp.broadcast_arrays(source, target))
     if jax.default_backend() == "cpu":  # one after the other: each fits the caches, and none waits for the slowest
@@ -166,7 +172,7 @@ def stamps_of(psf: AbstractPSF, edge: int) -> Float[AnyArray, "band n n"]:
     return xp.pad(stamps, ((0, 0), (margin, margin), (margin, margin)))
 
 
-def solver_of(method: str | AbstractSolver) -> AbstractSolver:
+def solver_of(method: str | AbstractSolver, name: str = "method") -> AbstractSolver:
     """The solver of a name, or the solver itself.
 
     Examples
@@ -177,7 +183,7 @@ def solver_of(method: str | AbstractSolver) -> AbstractSolver:
     if isinstance(method, AbstractSolver):
         return method
     if method not in SOLVERS:
-        raise ValueError(f"method: got {method!r}; give a solver, or one of {', '.join(map(repr, SOLVERS))}.")
+        raise ValueError(f"{name}: got {method!r}; give a solver, or one of {', '.join(map(repr, SOLVERS))}.")
     return SOLVERS[method]
 
 
@@ -188,6 +194,5 @@ def _check_options(psfs: list[AbstractPSF], edge: int | None) -> int:
         raise ValueError(f"target: got {psfs[1].n_bands} bands for a source of {psfs[0].n_bands}; give as many, or 1.")
     largest = max(psf.edge for psf in psfs)
     edge = largest if edge is None else edge
-    if edge < 1 or edge % 2 == 0 or edge > largest:
-        raise ValueError(f"edge: got {edge}; give an odd number of pixels up to {largest}, the edge of the PSFs.")
+    check_odd("edge", edge, largest, "the edge of the PSFs")
     return edge

@@ -9,13 +9,14 @@ from jaxtyping import Array, Bool, Float
 
 from ..instrument.kernel import laplacian_transform
 from ..ops import fft
+from .narrow import narrow_kernel
 
 MAX_ITERATIONS = 500
 """Of conjugate gradients; real PSFs need some hundred."""
 
 
 class NormalEquations(eqx.Module):
-    """What there is to know of S and T for the minimum of ‖K * S - T‖² + λ ‖∇²K‖².
+    """What there is to know of S and T for the minimum of ‖K * S - T‖² + λ ‖∇²(K - G)‖², with G of `narrow_kernel`.
 
     The matrix S ⋆ S + λ ∇²∇² depends on the difference of two pixels only: it is applied by FFTs, and solved by
     conjugate gradients that are preconditioned with its inverse on a periodic grid.
@@ -25,7 +26,7 @@ class NormalEquations(eqx.Module):
     power
         Transform of the matrix on that grid.
     right
-        Right side S ⋆ T.
+        Right side S ⋆ T + λ ∇²∇²G.
     target
         T on the pixels of the kernel.
 
@@ -55,8 +56,10 @@ class NormalEquations(eqx.Module):
         """The system of two PSFs on stamps of the same odd edge, for kernels of another."""
         size = fft.good_size(source.shape[-1] + edge)
         s, t = (fft.kernel_transform(psf, (size, size), (size, size)) for psf in (source, target))
-        power = jnp.abs(s) ** 2 + regularization * laplacian_transform(size).astype(source.dtype) ** 2
-        right, cropped = (_cropped(jnp.fft.irfft2(x, s=(size, size)), edge) for x in (t * jnp.conj(s), t))
+        penalty = regularization * laplacian_transform(size).astype(source.dtype) ** 2
+        rough = fft.kernel_transform(narrow_kernel(source, target, edge), (size, size), (size, size))
+        power, seen = jnp.abs(s) ** 2 + penalty, t * jnp.conj(s) + penalty.astype(s.dtype) * rough
+        right, cropped = (_cropped(jnp.fft.irfft2(x, s=(size, size)), edge) for x in (seen, t))
         return cls(power, right, cropped)
 
     @property

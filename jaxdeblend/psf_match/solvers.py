@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ..instrument.kernel import DEFAULT_REGULARIZATION, regularized_division
 from ..runtime.host import AnyArray
+from .narrow import narrow_kernel
 from .normal import NormalEquations
 
 SAFE_LOBE = 0.3
@@ -86,6 +87,9 @@ class AbstractSolver(eqx.Module):
 
 class LeastSquares(AbstractSolver):
     """Every pixel of the kernel is free: the minimum of ‖K * S - T‖² + λ ‖∇²K‖² with ΣK = 1.
+
+    Where the kernel is narrower than about a pixel, the penalty is on its difference to the Gaussian between the two
+    widths (`jaxdeblend.psf_match.narrow`): a target of the same width gives a kernel of 1 in the middle pixel.
 
     The convolution is the full linear one, and ∇² is the five-point Laplacian of the kernel continued by zeros: were
     its border free, the noiseless kernel between two Gaussians would fit to 1e-6 and be useless (W₋ of 190). Solved by
@@ -164,7 +168,10 @@ class Fourier(AbstractSolver):
         """Kernel by division."""
         taper = source.shape[-1] // 8 if self.taper is None else self.taper
         s, t = (_tapered(psf, taper)[None] for psf in (source, target))
-        return _with_strength(self.regularization, source, lambda x: regularized_division(s, t, edge, x, self.order)[0])
+        rough = narrow_kernel(source, target, edge)[None]
+        return _with_strength(
+            self.regularization, source, lambda x: regularized_division(s, t, edge, x, self.order, rough)[0]
+        )
 
 
 def least_squares(
@@ -232,5 +239,5 @@ def _tapered(psf: Float[Array, "n n"], width: int) -> Float[Array, "n n"]:
 
 
 def _check_strength(strength: float | str) -> None:
-    if strength != "auto" and (isinstance(strength, str) or not strength > 0):
+    if strength != "auto" and (isinstance(strength, str) or not 0 < strength < float("inf")):
         raise ValueError(f'regularization: got {strength!r}; give a positive number, or "auto".')

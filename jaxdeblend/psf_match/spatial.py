@@ -12,6 +12,7 @@ from ..instrument.box import Box
 from ..instrument.kernel import DifferenceKernel
 from ..ops import fft, polynomials
 from ..runtime.host import AnyArray, default_dtype
+from .options import check_kernel_sum, check_kind, check_odd, check_order
 
 MAX_CONDITION = 1e10
 """Largest condition number of a spatial solution that is still trusted."""
@@ -51,12 +52,16 @@ class SpatialKernel(eqx.Module):
     kind: str = eqx.field(static=True, default="chebyshev")
 
     def __check_init__(self) -> None:
+        check_order("order", self.order)
+        check_kind("kind", self.kind)
         expected = polynomials.n_terms(self.order)
         if self.images.ndim != 4 or self.images.shape[1] != expected:
             raise ValueError(
                 f"images: got shape {self.images.shape}; give (band, term, k, k) with {expected} terms for order "
                 f"{self.order}."
             )
+        for edge in self.images.shape[-2:]:
+            check_odd("images", edge)
 
     @property
     def edge(self) -> int:
@@ -68,19 +73,23 @@ class SpatialKernel(eqx.Module):
         """Number of bands."""
         return self.images.shape[0]
 
-    def at(self, positions: Float[AnyArray, "position 2"]) -> Float[Array, "position band k k"]:
-        """Kernels at some positions (y, x), in pixels."""
-        return jnp.einsum("pj,bjyx->pbyx", self._terms(positions), jnp.asarray(self.images, dtype=float))
+    def at(self, positions: object) -> Float[Array, "*position band k k"]:
+        """Kernels at one position (y, x) in pixels, (band, k, k), or at many, (position, band, k, k)."""
+        at = _checked_positions(positions)
+        return jnp.einsum("...j,bjyx->...byx", self._terms(at), jnp.asarray(self.images, dtype=float))
 
-    def difference_kernel(self, position: Float[AnyArray, "2"]) -> DifferenceKernel:
-        """Kernels at one position, as an `Observation` takes them."""
-        return DifferenceKernel(self.at(jnp.asarray(position)[None])[0])
+    def difference_kernel(self, position: object) -> DifferenceKernel:
+        """Kernels at one position (y, x), as an `Observation` takes them."""
+        at = _checked_positions(position)
+        if at.ndim != 1:
+            raise ValueError(f"position: got shape {at.shape}; give one position (y, x) in pixels.")
+        return DifferenceKernel(self.at(at))
 
-    def outside(self, positions: Float[AnyArray, "position 2"]) -> Bool[AnyArray, " position"]:
-        """Whether positions are outside of `box`, where the polynomials are extrapolated."""
+    def outside(self, positions: object) -> Bool[AnyArray, "*position"]:
+        """Whether a position, or each of many, is outside of `box`, where the polynomials are extrapolated."""
         start, stop = np.asarray(self.box.start) - 0.5, np.asarray(self.box.stop) - 0.5
-        given = np.asarray(positions)
-        return np.any((given < start) | (given >= stop), axis=-1)
+        given = np.asarray(_checked_positions(positions))
+        return np.asarray(np.any((given < start) | (given >= stop), axis=-1))
 
     @eqx.filter_jit
     def convolve(
@@ -131,11 +140,12 @@ class SpatialKernel(eqx.Module):
         return SpatialKernel(images.astype(np.asarray(self.images).dtype), self.box, order, self.kind)
 
     def with_sum(self, kernel_sum: float) -> "SpatialKernel":
-        """The same kernels with this mean sum over the box: all of K is scaled, so that its shape stays."""
+        """Kernels of the same shape with this mean sum over the box: all of K is scaled."""
+        check_kernel_sum(kernel_sum)
         total = jnp.asarray(self.images)[:, :1].sum(axis=(-2, -1), keepdims=True)
         return eqx.tree_at(lambda kernel: kernel.images, self, self.images * (kernel_sum / total))
 
-    def _terms(self, positions: Float[AnyArray, "position 2"]) -> Float[Array, "position term"]:
+    def _terms(self, positions: Float[AnyArray, "*position 2"]) -> Float[Array, "*position term"]:
         at = polynomials.scaled(jnp.asarray(positions, dtype=float), (self.box.start, self.box.shape))
         return polynomials.terms(at[..., 0], at[..., 1], self.order, self.kind)
 
@@ -176,7 +186,8 @@ def fit_spatial_kernel(
     Raises
     ------
     ValueError
-        If there are fewer good candidates than terms, or if they lie so that the solution is degenerate.
+        If the order is negative, or arrays do not fit together; if there are fewer good candidates than terms, or if
+        they lie so that the solution is degenerate.
 
     Examples
     --------
@@ -189,7 +200,11 @@ def fit_spatial_kernel(
     >>> bool(np.allclose(kernel.at(np.array([[40.0, 20.0]]))[0], jd.GaussianPSF(1.4).stamp(15), atol=0.01))
     True
     """
+    check_order("order", order)
+    check_kind("kind", kind)
     kernels = np.asarray(kernels, np.float64)
+    if np.shape(positions) != (len(kernels), 2):
+        raise ValueError(f"positions: got shape {np.shape(positions)} for {len(kernels)} kernels; give (y, x) of each.")
     good = np.ones(kernels.shape[:2], bool) if good is None else np.asarray(good)
     at = np.asarray(positions, np.float64)
     half = np.maximum((np.asarray(box.shape) - 1) / 2, 0.5)
@@ -197,6 +212,14 @@ def fit_spatial_kernel(
     terms = _host_terms(u, v, order, kind)
     images = [_fit_band(terms[use], kernels[use, band], order) for band, use in enumerate(good.T)]
     return SpatialKernel(np.stack(images).astype(default_dtype()), box, order, kind)
+
+
+def _checked_positions(positions: object) -> AnyArray:
+    """One position (2,), or many (position, 2)."""
+    at = positions if isinstance(positions, jax.Array) else np.asarray(positions)
+    if at.ndim not in (1, 2) or at.shape[-1] != 2:
+        raise ValueError(f"positions: got shape {at.shape}; give (y, x) in pixels, or (position, 2).")
+    return at
 
 
 def _fit_band(

@@ -1,6 +1,7 @@
 """From ragged to rectangular: checks of one blend, and its padding to a short ladder of shapes."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from ..fit.initialize import check_centers
 from ..fit.ladder import IMAGE_EDGES, rung
 from ..instrument.psf import AbstractPSF, ImagePSF
-from ..runtime.host import default_dtype, host_or_device
-from ..runtime.inputs import images_and_variance, plain_mask
+from ..runtime.host import default_dtype
+from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers
 from .blend import BlendArrays
 from .config import SingleBandConfig
 from .flags import SingleBandFlag
@@ -101,7 +102,7 @@ class Item:
     Attributes
     ----------
     image, variance
-        Pixels, 0 where unusable.
+        Pixels in the unit `scale`, and its square; 0 where unusable.
     good, footprint
         Pixels with data; pixels of the blend.
     psf
@@ -112,6 +113,8 @@ class Item:
         Positions as they were given.
     flags
         Bits of `SingleBandFlag` that are known before anything is computed.
+    scale
+        A power of two near the noise of a pixel, in the unit of the image.
     """
 
     image: Float[np.ndarray, "y x"]
@@ -122,6 +125,7 @@ class Item:
     fwhm: float
     centers: Float[np.ndarray, "source 2"]
     flags: Int[np.ndarray, " source"]
+    scale: float
 
     @classmethod
     def of(
@@ -135,7 +139,7 @@ class Item:
         config: SingleBandConfig,
     ) -> "Item":
         """Check everything; see `jaxdeblend.single_band.deblend_single_band`."""
-        pixels, spread, good = _clean(image, variance, mask)
+        pixels, spread, good, scale = _clean(image, variance, mask)
         region = _boolean("footprint", footprint, pixels.shape, default=True)
         stamp, fwhm = _psf_of(psf)
         positions = check_centers(centers)
@@ -143,7 +147,7 @@ class Item:
         flags = _peak_flags(positions, pixels, good, region, fwhm, config) | int(parent)
         if parent:
             flags |= int(SingleBandFlag.SKIPPED)
-        return cls(pixels, spread, good, region, stamp, fwhm, positions, flags)
+        return cls(pixels, spread, good, region, stamp, fwhm, positions, flags, scale)
 
     @functools.cached_property
     def bucket(self) -> Bucket:
@@ -214,11 +218,13 @@ def _padded(item: Item, bucket: Bucket) -> dict[str, np.ndarray]:
 
 def _clean(
     image: object, variance: object, mask: object | None
-) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"], Bool[np.ndarray, "y x"]]:
-    """Image and variance, both 0 where unusable, and where they are usable."""
+) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"], Bool[np.ndarray, "y x"], float]:
+    """Image and variance in units of about the noise, both 0 where unusable; where they are usable; the unit."""
     image, variance, _ = images_and_variance(image, variance, name="image")
-    pixels = np.asarray(host_or_device(image, "image"))
-    spread = np.asarray(host_or_device(variance, "variance"))
+    pixels, spread = (
+        np.asarray(jax.device_get(plain_numbers(values, name)), np.float64)
+        for values, name in ((image, "image"), (variance, "variance"))
+    )
     if pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"image: got shape {pixels.shape}; give one image (y, x), not empty.")
     if spread.shape not in ((), pixels.shape):
@@ -228,7 +234,18 @@ def _clean(
     spread = np.broadcast_to(spread, pixels.shape)
     masked = _boolean("mask", mask, pixels.shape, default=False)
     good = np.isfinite(pixels) & np.isfinite(spread) & (spread > 0) & ~masked
-    return np.where(good, pixels, 0), np.where(good, spread, 0), good
+    scale = _noise_unit(spread[good])
+    with np.errstate(over="ignore"):  # what is too large for the precision is unusable
+        pixels, spread = ((x / unit).astype(default_dtype()) for x, unit in ((pixels, scale), (spread, scale**2)))
+    good &= np.isfinite(pixels) & np.isfinite(spread) & (spread > 0)
+    return np.where(good, pixels, 0), np.where(good, spread, 0), good, scale
+
+
+def _noise_unit(variance: Float[np.ndarray, " pixel"]) -> float:
+    """The power of two next to √ of the median variance: exact to divide by, and squares keep within the precision."""
+    if variance.size == 0:
+        return 1.0
+    return 2.0 ** round(0.5 * math.log2(float(np.median(variance))))
 
 
 def _boolean(name: str, value: object | None, shape: tuple[int, ...], *, default: bool) -> Bool[np.ndarray, "y x"]:

@@ -164,9 +164,9 @@ def result_of(item: Item, children: Children) -> SingleBandResult:
     n, (height, width) = len(item.centers), item.image.shape
     fits, weights = children.templates.fits, children.templates.weights
 
-    def frames(values: AnyArray) -> np.ndarray:
-        """A copy, so that the padding is not kept in memory."""
-        return np.array(values[..., :height, :width])
+    def frames(values: AnyArray, unit: float = 1.0) -> np.ndarray:
+        """A copy in the unit of the image, so that the padding is not kept in memory."""
+        return in_unit(np.array(values[..., :height, :width]), unit)
 
     def numbers(values: AnyArray) -> np.ndarray:
         """NaN where nothing was fitted."""
@@ -176,21 +176,34 @@ def result_of(item: Item, children: Children) -> SingleBandResult:
     with np.errstate(invalid="ignore"):
         pixel = np.floor(item.centers + 0.5)
     return SingleBandResult(
-        children=frames(children.images[:n]),
-        variances=frames(children.variances[:n]),
-        templates=frames(children.templates.images[:n]),
-        unassigned=frames(children.unassigned),
+        children=frames(children.images[:n], item.scale),
+        variances=frames(children.variances[:n], item.scale**2),
+        templates=frames(children.templates.images[:n], item.scale),
+        unassigned=frames(children.unassigned, item.scale),
         footprint=frames(children.footprint),
         centers=item.centers,
         psf_centers=numbers(fits.offset) + pixel,
-        psf_flux=numbers(fits.flux),
+        psf_flux=in_unit(numbers(fits.flux), item.scale),
         psf_chisq=numbers(fits.chisq),
         psf_dof=numbers(fits.dof),
         psf_step=numbers(fits.step),
         weights=numbers(weights),
-        stray_flux=np.asarray(children.stray_flux)[:n],
+        stray_flux=in_unit(np.asarray(children.stray_flux)[:n], item.scale),
         flags=np.asarray(children.flags)[:n] | item.flags,
     )
+
+
+def in_unit(values: np.ndarray, unit: float) -> np.ndarray:
+    """Values times a power of two; in double precision if single could lose them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> in_unit(np.ones(2, np.float32), 0.5).dtype.name, in_unit(np.ones(2, np.float32), 2.0**-140).dtype.name
+    ('float32', 'float64')
+    """
+    usual = 2.0**-60 <= unit <= 2.0**60
+    return values * values.dtype.type(unit) if usual else values.astype(np.float64) * unit
 
 
 def undivided(item: Item) -> SingleBandResult:
@@ -213,7 +226,7 @@ def undivided(item: Item) -> SingleBandResult:
         children=dark,
         variances=dark,
         templates=dark,
-        unassigned=np.where(item.footprint, item.image, 0),
+        unassigned=in_unit(np.where(item.footprint, item.image, 0), item.scale),
         footprint=item.footprint,
         centers=item.centers,
         psf_centers=np.full((n, 2), np.nan),

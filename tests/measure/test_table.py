@@ -7,6 +7,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 import jaxdeblend as jd
+from jaxdeblend.fit import loop
 from jaxdeblend.measure.columns import MEASURED_COLUMNS
 from jaxdeblend.measure.table import describe_columns
 from tests.scenes import observe
@@ -96,7 +97,100 @@ def test_tables_survive_a_file(scene):
     np.testing.assert_allclose(back["flux_r"], table["flux_r"], rtol=1e-6)
 
 
-def test_the_status_of_a_fit_is_taken_as_it_is(scene):
+# ------------------------------------------------------------------------------------------ fits, other observations
+
+FEW_STEPS = jd.ProximalAdam(max_steps=10)
+
+
+@pytest.fixture(scope="module")
+def unfinished(scene):
+    """A fit of blank images that ends at its largest number of steps, and its observation."""
     blend, obs = scene
-    result = jd.fit(blend, obs, jd.ProximalAdam(max_steps=10))
-    assert (jd.measure(result.blend, obs, status=result.status)["flags"] & jd.Flag.NOT_CONVERGED).all()
+    return jd.fit(blend, obs, FEW_STEPS), obs
+
+
+def all_flagged(table):
+    return bool((table["flags"] & jd.Flag.NOT_CONVERGED).all())
+
+
+def test_the_status_of_a_fit_is_taken_as_it_is(unfinished):
+    result, obs = unfinished
+    assert all_flagged(jd.measure(result.blend, obs, status=jd.RESULTS.MAX_STEPS))
+    assert not all_flagged(jd.measure(result.blend, obs, status=jd.RESULTS.CONVERGED))
+
+
+def test_a_fit_and_its_blend_remember_that_it_did_not_converge(unfinished):
+    result, obs = unfinished
+    assert not result.converged
+    assert all_flagged(jd.measure(result, obs)) and all_flagged(jd.measure(result.blend, obs))
+
+
+def test_a_deblended_blend_and_its_sources_remember_it_too(scene):
+    _, obs = scene
+    result = jd.deblend(obs, CENTERS, optimizer=FEW_STEPS)
+    assert not result.converged
+    assert all_flagged(jd.measure(result, obs)) and all_flagged(jd.measure(result.blend, obs))
+
+
+def test_a_fit_of_a_fitted_blend_compiles_nothing_and_forgets_the_first(unfinished):
+    result, obs = unfinished
+    before = loop._fit.n_compiled
+    again = jd.fit(result.blend, obs, FEW_STEPS)
+    assert loop._fit.n_compiled == before
+    assert again.blend.record is not None and again.blend.record.status == again.status
+
+
+def forced(images):
+    """Least-squares fluxes (source, band) of the two stars of `scene`, by NumPy, with the PSF as it is sampled."""
+    blank = observe(np.zeros_like(images))
+    unit = jd.Blend.of([jd.PointSource(center, (1.0, 1.0)) for center in CENTERS], frame=images.shape[1:])
+    shapes = np.asarray(jd.render_sources(unit, blank), float)
+    return np.stack(
+        [np.linalg.lstsq(shapes[:, b].reshape(2, -1).T, images[b].ravel(), rcond=None)[0] for b in range(2)], axis=1
+    )
+
+
+def test_a_blend_is_measured_on_another_observation_with_the_fluxes_of_that(unfinished):
+    result, obs = unfinished
+    rng = np.random.default_rng(7)
+    unit = jd.Blend.of([jd.PointSource(center, (300.0, 700.0)) for center in CENTERS], frame=obs.shape)
+    images = np.asarray(jd.render(unit, obs), float) + rng.normal(size=obs.images.shape)
+    other = observe(images)
+    expected = forced(images)
+    for fitted in (result, result.blend):
+        table = jd.measure(fitted, other)
+        for b, band in enumerate("gr"):
+            np.testing.assert_allclose(table[f"flux_{band}"], expected[:, b], rtol=2e-4)
+    assert np.abs(np.asarray(jd.measure(result, other, refit_spectra=False)["flux_g"])).max() < 100
+
+
+def test_a_blend_made_by_hand_is_solved_for_only_if_asked(scene):
+    blend, obs = scene
+    np.testing.assert_allclose(jd.measure(blend, obs)["flux_g"], 40.0, rtol=1e-5)
+    np.testing.assert_allclose(jd.measure(blend, obs, refit_spectra=True)["flux_g"], 0.0, atol=1e-3)
+
+
+def test_its_own_observation_leaves_a_fit_as_it_is(unfinished):
+    result, obs = unfinished
+    same = observe(np.zeros((2, 19, 20)), rms=2.0)
+    for table in (jd.measure(result, obs), jd.measure(result, same)):
+        np.testing.assert_array_equal(table["flux_g"], jd.measure(result, obs, refit_spectra=False)["flux_g"])
+
+
+def test_the_image_is_divided_by_models_of_the_image(unfinished):
+    result, obs = unfinished
+    stars = [jd.PointSource(CENTERS[0], (9.0, 1.0)), jd.PointSource(CENTERS[1], (1.0, 9.0))]
+    bright = jd.Blend.of(stars, frame=(19, 20))
+    other = observe(1000 * np.asarray(jd.render(bright, obs)))
+    truth = 1000 * np.asarray(jd.render_sources(bright, obs))
+    parts = jd.apportion_flux(result, other)
+    np.testing.assert_allclose(parts.children, truth, atol=0.02 * truth.max())
+
+
+@pytest.mark.parametrize("verb", [jd.measure, jd.apportion_flux])
+def test_observations_of_other_pixels_or_bands_are_refused(unfinished, verb):
+    result, _ = unfinished
+    with pytest.raises(ValueError, match=r"obs: got shape \(20, 20\) for a blend of the frame \(19, 20\)"):
+        verb(result, observe(np.zeros((2, 20, 20))))
+    with pytest.raises(ValueError, match="obs: got 1 bands for a blend of 2"):
+        verb(result, observe(np.zeros((1, 19, 20))))

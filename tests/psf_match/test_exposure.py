@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -188,11 +189,18 @@ def test_bad_input(changes, message):
     [
         (dict(cell=0), "cell: got 0; give the size of a cell"),
         (dict(order=-1), "order: got -1; give the degree"),
+        (dict(order=1.5), "order: got 1.5; give the degree"),
+        (dict(kernel_edge=20), "kernel_edge: got 20; give an odd number"),
+        (dict(polynomial="legendre"), "polynomial: got 'legendre'; give one of"),
+        (dict(solver="magic"), "solver: got 'magic'; give a solver"),
+        (dict(clip=np.nan), "clip: got nan; give a number of σ"),
+        (dict(max_l2=-1.0), "max_l2: got -1.0; give the largest error"),
         (dict(psf_edge=10), "psf_edge: got 10; give an odd number"),
         (dict(mask_share=0.0), "mask_share: got 0.0; give a share"),
     ],
 )
-def test_bad_settings(settings, message):
+def test_bad_settings(settings, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no checks of types
     with pytest.raises(ValueError, match=message):
         jd.MatchConfig(**settings)
 
@@ -212,3 +220,49 @@ def test_centroids_that_differ_warn_or_are_moved():
     kept = jd.match_exposure(before, jd.GaussianPSF(2.0), jd.MatchConfig(recenter=True)).exposure.images[0]
     axis = np.arange(61)
     np.testing.assert_allclose([(moved * axis).sum(), (kept * axis).sum()], [30.0, 31.0], atol=0.02)
+
+
+BAD_SUMS = [0.0, -1.0, np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("total", BAD_SUMS)
+def test_sums_of_kernels_that_make_no_image_are_refused(total):
+    small = jd.Exposure(np.ones((1, 32, 32)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    kernel = jd.SpatialKernel(np.full((1, 1, 3, 3), 1 / 9), jd.Box((0, 0), (32, 32)), 0)
+    for work in (
+        lambda: jd.match_exposure(small, jd.GaussianPSF(2.0), kernel_sum=total),
+        lambda: jd.match_psf(jd.GaussianPSF(1.5), jd.GaussianPSF(2.0), kernel_sum=total),
+        lambda: kernel.with_sum(total),
+    ):
+        with pytest.raises(ValueError, match="kernel_sum: got .*; give one positive, finite number"):
+            work()
+
+
+def test_kernels_that_are_larger_than_the_image():
+    small = jd.Exposure(np.ones((1, 32, 13)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
+    with pytest.raises(ValueError, match=r"kernel_edge: got 15 pixels for images of shape \(32, 13\); give at most 13"):
+        jd.match_exposure(small, jd.GaussianPSF(2.0), jd.MatchConfig(kernel_edge=15))
+    assert jd.match_exposure(small, jd.GaussianPSF(2.0)).kernel.edge == 13
+
+
+def test_an_exposure_matched_to_its_own_psf_stays_as_it_is():
+    images = np.random.default_rng(3).normal(size=(1, 64, 64)).astype(np.float32)
+    before = jd.Exposure(images, [4.0], jd.GaussianPSF(1.5), bands=["r"])
+    after = jd.match_exposure(before, jd.GaussianPSF(1.5)).exposure
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    np.testing.assert_allclose(after.images[inner], images[inner], atol=1e-5)
+    np.testing.assert_allclose(after.variance[inner], 4.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-21, 1e21, 1e30])
+def test_the_unit_of_the_images_does_not_matter(unit):
+    images = 50 + np.random.default_rng(3).normal(size=(1, 48, 48))
+    usual, other = (
+        jd.match_exposure(
+            jd.Exposure(images * c, [4.0 * c**2], jd.GaussianPSF(1.5), bands=["r"]), jd.GaussianPSF(2.0), kernel_sum=2.0
+        ).exposure
+        for c in (1.0, unit)
+    )
+    np.testing.assert_array_equal(other.mask, usual.mask)
+    np.testing.assert_allclose(other.images / unit, usual.images, rtol=1e-5)
+    np.testing.assert_allclose(other.variance / unit**2, usual.variance, rtol=1e-5)

@@ -160,7 +160,7 @@ def test_masked_pixels(pair):
 
 
 def test_bad_input(pair):
-    with pytest.raises(ValueError, match="positions: 2 good stars cannot determine the 3 terms"):
+    with pytest.raises(ValueError, match="positions: 2 stars are 16 pixels or more from the border, .* for 3 terms"):
         jd.match_images(*pair, STARS[[0, 30]], CONFIG)
     with pytest.raises(ValueError, match=r"positions: got shape \(2,\); give \(star, 2\)"):
         jd.match_images(*pair, np.zeros(2), CONFIG)
@@ -174,10 +174,30 @@ def test_bad_input(pair):
     [
         (dict(kernel_edge=20), "kernel_edge: got 20; give an odd number"),
         (dict(stamp_edge=21), "stamp_edge: got 21; give more than the kernel's 21"),
-        (dict(cell=0), "cell: got 0 pixels and 5 stars"),
-        (dict(n_components=0), "n_components: got 0; give a positive number"),
+        (dict(cell=0), "cell: got 0; give the size of a cell"),
+        (dict(n_components=0), "n_components: got 0; give a number of principal"),
+        (dict(order=-1), "order: got -1; give the degree of the polynomials"),
+        (dict(background_order=-2), "background_order: got -2; give the degree"),
+        (dict(polynomial="legendre"), "polynomial: got 'legendre'; give one of 'chebyshev', 'power'"),
+        (dict(sigmas=(0.7, np.nan), degrees=(2, 2)), "sigmas: got .* give positive widths"),
+        (dict(sigmas=(0.7,)), "sigmas: got 1 widths for 3 degrees"),
+        (dict(max_rounds=0), "max_rounds: got 0; give a number of rounds"),
+        (dict(max_rms=np.nan), "max_rms: got nan; give a number of σ"),
+        (dict(mask_share=1.0), "mask_share: got 1.0; give a share"),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         jd.ImageMatchConfig(**settings)
+
+
+def test_exchanged_images_are_named(pair):
+    """Bright stars: the wider image cannot be made the narrower one."""
+    with pytest.raises(ValueError, match=r"exposure: the exposure has the wider PSF in band r .*; exchange the two"):
+        jd.match_images(pair[1], pair[0], STARS, CONFIG)
+
+
+def test_images_smaller_than_what_is_cut_out(pair):
+    tiny = jd.Exposure(np.zeros((1, 31, 31)), [1.0], jd.GaussianPSF(NARROW), bands=["r"])
+    with pytest.raises(ValueError, match=r"stamp_edge: got .* pixels for images of shape \(31, 31\)"):
+        jd.match_images(tiny, tiny, STARS, CONFIG)

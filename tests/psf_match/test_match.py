@@ -250,3 +250,44 @@ def test_real_psfs(shared_data, source, target, edge, strength, l2, energy, lobe
     quality = jd.match_psf(psfs[source], psfs[target], edge=edge, method=jd.LeastSquares(strength)).quality
     assert float(quality.l2[0]) <= l2 and float(quality.encircled_energy[0]) <= energy
     assert float(quality.negative_lobe[0]) <= lobe and abs(float(quality.sum_error[0])) < 1e-12
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_the_same_psf_needs_a_kernel_of_one(method):
+    psf = jd.MoffatPSF(3.4, 3.0, (0.1, -0.05)).stamp(21)
+    kernel = np.asarray(jd.match_psf(psf, 7 * np.asarray(psf), edge=11, method=method).kernel.image[0])
+    delta = np.zeros((11, 11))
+    delta[5, 5] = 1.0
+    np.testing.assert_allclose(kernel, delta, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("ratio", [1.005, 1.02, 1.05])
+def test_bands_are_matched_to_one_that_is_little_broader(method, ratio):
+    """The kernel lies between a delta and the Gaussian, and stars get the wanted PSF."""
+    source, target = gaussian(2.0, 21), gaussian(2.0 * ratio, 21)
+    matched = jd.match_psf(source, target, method=method)
+    kernel = np.asarray(matched.kernel.image[0], float)
+    seen = scipy.signal.convolve2d(kernel, source, mode="same")
+    assert np.abs(seen - target).max() < 0.01 * target.max()
+    assert float(matched.quality.negative_lobe[0]) < 0.4 and float(matched.quality.noise_gain[0]) < 1.05
+
+
+def test_a_set_of_bands_is_matched_to_its_broadest():
+    bands = np.asarray(jd.MoffatPSF([3.1, 3.5, 4.4, 4.35], 3.0).stamp(31))
+    matched = jd.match_psf(bands, bands[2])
+    np.testing.assert_allclose(matched.kernel.image[2, 15, 15], 1.0, atol=1e-6)
+    assert float(matched.quality.negative_lobe.max()) < 0.4 and float(matched.quality.l2.max()) < 5e-3
+
+
+def test_a_profile_is_the_same_as_its_stamp():
+    """The FWHM that a profile states is that before the pixel: it is not narrower than its own stamp."""
+    psf = jd.GaussianPSF(0.8)
+    np.testing.assert_allclose(jd.match_psf(psf.stamp(9), psf).kernel.image[0, 4, 4], 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-60, 1e-30, 1e30, 1e200])
+def test_the_unit_of_a_stamp_does_not_matter(factor):
+    source, target = gaussian(1.5, 21), gaussian(2.0, 21)
+    usual = jd.match_psf(source, target).kernel.image
+    np.testing.assert_allclose(jd.match_psf(factor * source, target / factor).kernel.image, usual, atol=1e-6)

@@ -159,3 +159,33 @@ def test_candidates_on_a_line():
 def test_images_must_have_as_many_terms_as_the_order():
     with pytest.raises(ValueError, match=r"images: got shape \(1, 2, 3, 3\); .* with 3 terms for order 1"):
         jd.SpatialKernel(np.ones((1, 2, 3, 3)), BOX, 1)
+
+
+def test_one_position_is_as_good_as_many():
+    rng = np.random.default_rng(1)
+    kernel = jd.SpatialKernel(rng.normal(size=(2, 3, 5, 5)).astype(np.float32), jd.Box((0, 0), (64, 64)), 1)
+    many = kernel.at(np.array([[10.0, 20.0], [70.0, 3.0]]))
+    np.testing.assert_array_equal(kernel.at((10, 20)), many[0])
+    np.testing.assert_array_equal(kernel.difference_kernel([10.0, 20.0]).image, many[0])
+    assert not kernel.outside((10, 20)) and kernel.outside(np.array([70.0, 3.0]))
+    with pytest.raises(ValueError, match=r"positions: got shape \(3,\); give \(y, x\) in pixels"):
+        kernel.at((1.0, 2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(order=-1), "order: got -1; give the degree"),
+        (dict(kind="legendre"), "kind: got 'legendre'; give one of"),
+        (dict(positions=np.zeros((3, 2))), r"positions: got shape \(3, 2\) for 4 kernels"),
+    ],
+)
+def test_fits_that_cannot_work(options, message):
+    arguments = {"positions": np.eye(4)[:, :2]} | options
+    with pytest.raises(ValueError, match=message):
+        fit_spatial_kernel(arguments.pop("positions"), np.ones((4, 1, 3, 3)), jd.Box((0, 0), (9, 9)), **arguments)
+
+
+def test_kernels_have_a_middle_pixel():
+    with pytest.raises(ValueError, match="images: got 4; give an odd number"):
+        jd.SpatialKernel(np.ones((1, 1, 4, 4)), jd.Box((0, 0), (64, 64)), 0)

@@ -276,3 +276,22 @@ def test_in_double_precision():
         result = deblend_single_band(scene(), 0.01, PSF, CENTERS)
     assert result.children.dtype == np.float64
     assert_conserved(result, scene())
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-21, 1e-9, 1e21, 1e30])
+def test_the_unit_of_the_image_does_not_matter(unit):
+    """A star beside a galaxy, in any unit: children, templates, fluxes and variances scale, all else stays."""
+    psf = jd.GaussianPSF(1.5)
+    stamp = np.asarray(psf.stamp(21)[0], float)
+    image = np.random.default_rng(2).normal(size=(32, 40))
+    image[5:26, 5:26] += 3000 * stamp
+    image[5:26, 13:34] += 2000 * stamp
+    usual, other = (
+        jd.deblend_single_band(image * c, np.full(image.shape, c**2), psf, [(15, 15), (15, 23)]) for c in (1.0, unit)
+    )
+    for name in ("children", "templates", "unassigned", "psf_flux", "stray_flux"):
+        expected = np.asarray(getattr(usual, name), float)
+        np.testing.assert_allclose(getattr(other, name) / unit, expected, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(other.variances / unit**2, usual.variances, atol=1e-5)
+    np.testing.assert_allclose(other.psf_chisq, usual.psf_chisq, rtol=1e-4)
+    np.testing.assert_array_equal(other.flags, usual.flags)

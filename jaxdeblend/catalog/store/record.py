@@ -11,7 +11,7 @@ from jaxtyping import Int
 from ...fit import FitResult
 from ...instrument.box import Box
 from ...measure.photometry import Measurements
-from ...model.blend import Blend, Stack
+from ...model.blend import Blend, FitRecord, Stack
 from ...model.prior import CenterPrior
 from .kinds import Kinds, lossless
 from .layout import NOT_FITTED, TABLES, Rows, StoreHeader
@@ -158,7 +158,8 @@ def decoded(rows: Rows, kinds: Kinds) -> StoredBlend:
     fit = None
     if one["status"] != NOT_FITTED:
         number = {name: np.array(one[name], _integer()) for name in ("n_steps", "status")}
-        fit = FitResult(_blend(rows, kinds), rows["losses/value"], number["n_steps"], number["status"])
+        blend = _blend(rows, kinds, FitRecord(number["status"]))
+        fit = FitResult(blend, rows["losses/value"], number["n_steps"], number["status"])
     measured = {field: rows[f"sources/{name}"] for name, field in MEASURED.items()}
     return StoredBlend(
         id=int(one["id"]),
@@ -256,10 +257,10 @@ def _spectrum(values: np.ndarray, header: StoreHeader) -> np.ndarray:
     return values if values.shape[1] else np.full((len(values), len(header.bands)), np.nan, header.dtype)
 
 
-def _blend(rows: Rows, kinds: Kinds) -> Blend:
+def _blend(rows: Rows, kinds: Kinds, record: FitRecord) -> Blend:
     prior = CenterPrior(rows["sources/detected"], rows["sources/center_error"])
     frame = (int(rows["blends/height"][0]), int(rows["blends/width"][0]))
-    return Blend(rows["sources/center"], prior, tuple(_stacks(rows, kinds)), rows["sources/active"], frame)
+    return Blend(rows["sources/center"], prior, tuple(_stacks(rows, kinds)), rows["sources/active"], frame, record)
 
 
 def _stacks(rows: Rows, kinds: Kinds) -> Iterator[Stack]:
