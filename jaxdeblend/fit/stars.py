@@ -26,8 +26,10 @@ taken for a point loses flux."""
 MISFIT = 0.01
 """Error of a PSF relative to itself that is counted as noise here. Surveys know their PSFs to about 1 %."""
 
-LARGEST_EXTENSION = 1.5
-"""Significance of a size, in σ, from which on a source is extended. 93 of 100 stars are below."""
+LARGEST_EXTENSION = (1.5, 4.0)
+"""Significance of a size, in σ, from which on a source is extended: at the smallest S/N, and at high S/N. It grows as
+the root of the S/N. A faint galaxy that is taken for a point loses flux. A bright star that is taken for a galaxy loses
+more, and a size that is hardly seen at high S/N changes the flux by a per cent at most."""
 
 LARGEST_CHI2 = 1.5
 """χ² per pixel above which a point is not good enough, over the pixels where it outshines the noise."""
@@ -165,7 +167,8 @@ def _is_good(obs: Observation, weights: Array, data: Array, point: Array) -> Boo
     # χ² of n pixels has a scatter of √(2 n)
     explained = chi2 <= LARGEST_CHI2 * n_bright + 3 * jnp.sqrt(2 * n_bright)
     snr = jnp.sqrt(jnp.sum(obs.weights * point**2))
-    return explained & (snr > SMALLEST_SNR) & (_extension(weights, data, point) < LARGEST_EXTENSION)
+    allowed = jnp.clip(LARGEST_EXTENSION[0] * jnp.sqrt(snr / SMALLEST_SNR), *LARGEST_EXTENSION)
+    return explained & (snr > SMALLEST_SNR) & (_extension(weights, data, point) < allowed)
 
 
 def _fit_point(
