@@ -197,10 +197,11 @@ def initialize_arrays(
         obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
     )
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
-    prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
+    fitted_error = jnp.where(inside, error, 0.0)
+    prior = CenterPrior(positions, fitted_error)
     compact = lit & (point_share > COMPACT)
     detected = jnp.where(inside[:, None], positions, 0.0)
-    points = find_points(obs, shapes, jnp.where(lit[:, None], spectra, 0.0), centers, detected, prior.sigma, compact)
+    points = find_points(obs, shapes, jnp.where(lit[:, None], spectra, 0.0), centers, detected, fitted_error, compact)
     sources = Blend(points.center, prior, (), active, obs.shape)
     spectra = jnp.where(points.is_point[:, None], points.flux, spectra)
     return with_shapes(sources, obs, shapes, points.is_point, options, spectra=spectra)

@@ -183,7 +183,7 @@ def _fit_point(
         center = state[0]
         # the point, and the points a little beside it, whose differences are its derivatives
         drawn = jax.vmap(lambda offset: obs.draw_points((center + offset)[None], unit))(offsets)
-        flux = _amplitudes(obs.weights, data, drawn[0])
+        flux = _amplitudes(jnp.asarray(obs.weights), data, drawn[0])
         point, slope_y, slope_x = flux[None, :, None, None] * drawn
         slope_y, slope_x = (slope_y - point) / STEP, (slope_x - point) / STEP
         weights = _with_misfit(obs, point)
@@ -221,7 +221,8 @@ def _extension(weights: Array, data: Array, point: Array) -> Float[Array, ""]:
 
 def _with_misfit(obs: Observation, model: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
     """Weights with the error of the PSF counted as noise."""
-    return obs.weights / (1 + obs.weights * (MISFIT * model) ** 2)
+    weights = jnp.asarray(obs.weights)
+    return weights / (1 + weights * (MISFIT * model) ** 2)
 
 
 def _amplitudes(weights: Array, data: Array, model: Array) -> Float[Array, " band"]:

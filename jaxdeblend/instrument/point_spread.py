@@ -83,7 +83,7 @@ class PointSpread(eqx.Module):
         models = profiles[..., :, None] * profiles[..., None, :]
         share = lstsq.one_by_one(_amplitudes, models, psf)
         rest = psf - jnp.einsum("bg,bgyx->byx", share, models)
-        shape = fft.same_shape(frame_shape, psf.shape[-2:])
+        shape = fft.same_shape(frame_shape, (psf.shape[-2], psf.shape[-1]))
         return cls(sigma, share, fft.kernel_transform(rest, frame_shape, shape), shape)
 
     def draw(
