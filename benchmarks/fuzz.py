@@ -30,10 +30,10 @@ from jaxdeblend.io import read_models, read_planes, read_positions, read_segment
 from jaxdeblend.io.models import SourceModel
 
 DOCUMENTED = (ValueError, OSError)
-"""What a reader may raise of a damaged file; the command line makes exit code 2 of it."""
+"""Errors that a reader may raise for a damaged file; the command line ends with exit code 2."""
 
 _NUMBERS = (b"-1", b"0", b"1", b"7", b"99999", b"1000000000", b"99999999999999", b"NaN", b"1e999", b"T", b"''")
-"""What numbers in texts and headers are changed to."""
+"""Values that replace numbers in texts and headers."""
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
@@ -274,7 +274,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "store.h5": _read_store,
     "store.fits": _from_fits,
 }
-"""What reads each kind of file, all of it."""
+"""Readers of each kind of file, which read all of it."""
 
 
 def attempt(kind: str, good: bytes, seed: tuple[int, ...], folder: Path) -> tuple[str, int, str]:

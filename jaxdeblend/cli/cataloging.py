@@ -85,7 +85,7 @@ def run_deblend_catalog(options: CatalogOptions) -> tuple[str, int]:
 
 
 def _deblend_catalog(options: CatalogOptions, config: DeblendConfig) -> tuple[str, int]:
-    """The same, in a folder that no other run writes to."""
+    """Run the command in a folder that no other run writes to."""
     started = time.perf_counter()
     check_store(options.store, resume=options.resume)
     if options.workers is not None:
@@ -185,7 +185,7 @@ def run_merge(output: Path, kind: str = "ecsv", *, overwrite: bool = False) -> t
 
 
 def _merge(output: Path, kind: str, *, overwrite: bool) -> tuple[str, int]:
-    """The same, in a folder that no run writes to."""
+    """Run the command in a folder that no run writes to."""
     stores = _shards(output)
     given = read_positions(output / POSITIONS, allow_empty=True)[0]
     path = merge_stores(stores, output / STORE, overwrite=overwrite)

@@ -51,7 +51,7 @@ def run_restart(options: RestartOptions) -> tuple[str, int]:
 
 
 def _restart(options: RestartOptions) -> tuple[str, int]:
-    """The same, in a folder that no other run writes to."""
+    """Run the command in a folder that no other run writes to."""
     started = time.perf_counter()
     store = options.output / STORE
     check_store(store, resume=options.resume)

@@ -1,4 +1,4 @@
-"""What a fitted blend remembers of its fit: how it ended, and which observation it was made to."""
+"""Record of a fit in its blend: how it ended, and the checksum of the observation."""
 
 import zlib
 from typing import TypeVar
