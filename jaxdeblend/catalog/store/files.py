@@ -42,7 +42,7 @@ _TABLE_CHUNK = 1024
 _ABOUT = ("config", "wcs", "unit")
 
 KIND = "store of models"
-"""Errors that do not come from damaged files and pass as they are."""
+"""Name of these files in errors about damaged ones."""
 
 _MOST_COMPRESSED = 1100
 """Bytes that a byte of a file may stand for; gzip makes 1032 of one."""
