@@ -81,10 +81,11 @@ def test_padding_of_the_psf_changes_nothing():
 
 def test_the_derivative_is_that_of_the_profile():
     obs = observe(gaussian, (2.5,)).prepared()
-    weights = np.random.default_rng(5).normal(size=(1, *SHAPE)).astype(np.float32)
+    weights = np.random.default_rng(5).normal(size=(1, *SHAPE))
 
     def value(center):
-        return jnp.sum(obs.draw_points(center[None], jnp.ones((1, 1))) * weights)
+        image = obs.draw_points(center[None], jnp.ones((1, 1)))
+        return jnp.sum(image * jnp.asarray(weights, image.dtype))
 
     gradient = jax.jit(jax.grad(value))(jnp.array([23.3, 24.2]))
     step = 1e-3
