@@ -21,6 +21,7 @@ from jaxtyping import Bool, PyTree
 from ..fit.initialize import check_centers, check_errors
 from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
 from ..instrument.hits import find_hits, without_pixels
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
@@ -100,25 +101,28 @@ class Item:
     Attributes
     ----------
     obs
-        Observation.
+        Observation as it is fitted.
     centers
         Positions (source, 2).
     errors
         Error of each position.
+    given
+        Observation as it came, with all its pixels and in its own unit.
+    unit
+        Number that fluxes are multiplied by to be in the unit of `given`; a power of two.
     start
         Fitted blend that these sources join; None if there is none.
     hits
         Pixels that were made unusable because no PSF can produce them; None if there are none.
-    original
-        Observation with these pixels; None if there are none.
     """
 
     obs: Observation
     centers: np.ndarray
     errors: np.ndarray
+    given: Observation
+    unit: float = 1.0
     start: Blend | None = None
     hits: Bool[np.ndarray, "band y x"] | None = None
-    original: Observation | None = None
 
     @classmethod
     def of(cls, obs: Observation, centers: object, center_error: object, start: Blend | None = None) -> "Item":
@@ -129,16 +133,14 @@ class Item:
         if start is not None and not len(start.centers):
             start = None
         errors = check_errors(center_error, len(positions))
+        given = obs
+        obs, unit = in_noise_units(obs)
+        start = None if start is None else start.scaled(1 / unit)
         hits = find_hits(obs)
         if not hits.any():
-            return cls(obs, positions, errors, start)
+            return cls(obs, positions, errors, given, unit, start)
         logger.info("%d pixels are left out: no PSF can produce them", hits.sum())
-        return cls(without_pixels(obs, hits), positions, errors, start, hits, obs)
-
-    @property
-    def given(self) -> Observation:
-        """The observation as it came, with all its pixels."""
-        return self.obs if self.original is None else self.original
+        return cls(without_pixels(obs, hits), positions, errors, given, unit, start, hits)
 
     @functools.cached_property
     def bucket(self) -> Bucket:

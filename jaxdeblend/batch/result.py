@@ -104,8 +104,10 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
     fit, measurements, models = output
     height, width = item.obs.shape
     blend = Blend(fit.blend.centers, fit.blend.center_prior, fit.blend.stacks, fit.blend.active, (height, width))
-    fit = recorded(FitResult(blend, fit.loss, fit.n_steps, fit.status), item.given)
-    result = Deblended(fit, measurements, models[:, :, :height, :width], item.obs.bands)
+    fit = recorded(FitResult(blend.scaled(item.unit), fit.loss, fit.n_steps, fit.status), item.given)
+    models = models[:, :, :height, :width]
+    models = models if item.unit == 1.0 else models * np.float32(item.unit)
+    result = Deblended(fit, measurements.scaled(item.unit), models, item.obs.bands)
     if item.start is None:
         return _flagged(first_sources(result, len(item.centers)), item)
     known, new = np.arange(len(item.start.centers)), np.arange(len(item.centers))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
@@ -62,9 +63,11 @@ def add_sources(
     """
     if blend.frame != obs.shape:
         raise ValueError(f"blend: got a blend for the frame {blend.frame}; the observation's shape is {obs.shape}.")
+    obs, unit = in_noise_units(obs)
+    blend = blend.scaled(1 / unit)
     rest = eqx.tree_at(lambda o: o.images, obs, _rest(blend, obs))
     new = initialize(rest, centers, center_error=center_error, stamp_edge=stamp_edge, options=options)
-    return _solved(_joined(blend, new), obs)
+    return _solved(_joined(blend, new), obs).scaled(unit)
 
 
 def extend_arrays(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend, Stack
 from ..model.component import FactorizedComponent
@@ -134,12 +135,14 @@ def initialize(
     if edge % 2 == 0:
         raise ValueError(f"stamp_edge: got {edge}; a stamp needs an odd edge so that its centre is a sample.")
     options = Initialization() if options is None else options
+    obs, unit = in_noise_units(obs)
     dtype = obs.images.dtype
     if len(positions) == 0:  # a dark source stands in, and is taken out again: stacks keep their kinds and shapes
         nowhere = jnp.zeros((1, 2), dtype), jnp.zeros(1, dtype), jnp.zeros(1, dtype=bool)
         return jax.tree.map(lambda array: array[:0], _initialize(obs, *nowhere, edge, options))
     active = jnp.ones(len(positions), dtype=bool)
-    return _initialize(obs, jnp.asarray(positions, dtype), jnp.asarray(error, dtype), active, edge, options)
+    blend = _initialize(obs, jnp.asarray(positions, dtype), jnp.asarray(error, dtype), active, edge, options)
+    return blend.scaled(unit)
 
 
 def check_centers(centers: object) -> np.ndarray:

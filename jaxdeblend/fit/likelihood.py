@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from .render import render
@@ -32,7 +33,8 @@ def log_likelihood(blend: Blend, obs: Observation) -> Float[Array, ""]:
     >>> float(jd.log_likelihood(dark, obs))
     -32.0
     """
-    residual = obs.images - render(blend, obs)
+    obs, unit = in_noise_units(obs)
+    residual = obs.images - render(blend.scaled(1 / unit), obs)
     return -0.5 * jnp.sum(obs.weights * residual**2)
 
 
@@ -64,4 +66,6 @@ def log_posterior(blend: Blend, obs: Observation) -> Float[Array, ""]:
     >>> bool(gradient.stacks[0].component.spectrum.amplitude[0, 0] > 0)
     True
     """
-    return log_likelihood(blend, obs) + blend.log_prior(obs.background_rms)
+    obs, unit = in_noise_units(obs)
+    blend = blend.scaled(1 / unit)
+    return log_likelihood(blend, obs) + blend.log_prior(jnp.asarray(obs.background_rms))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..model.component import AbstractComponent, FactorizedComponent
@@ -149,7 +150,10 @@ def fit(
     if blend.frame != obs.shape:
         raise ValueError(f"blend: got a blend for the frame {blend.frame}; the observation's shape is {obs.shape}.")
     optimizer = ProximalAdam() if optimizer is None else optimizer
-    return recorded(_fit(without_record(blend), obs, optimizer, fixed), obs)
+    scaled, unit = in_noise_units(obs)
+    result = _fit(without_record(blend).scaled(1 / unit), scaled, optimizer, fixed)
+    in_own_unit = eqx.tree_at(lambda r: r.blend, result, result.blend.scaled(unit))
+    return recorded(in_own_unit, obs)
 
 
 def fit_arrays(

@@ -4,11 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ..ops import fft
-from ..runtime.host import AnyArray, host_or_device
-from ..runtime.inputs import images_and_variance, plain_mask
+from ..runtime.host import AnyArray, default_dtype, host_or_device
+from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers
 from .kernel import DifferenceKernel
 from .point_spread import PointSpread
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
@@ -19,12 +20,18 @@ MARGIN = 5
 MODEL_SIGMA = 0.8
 """σ in pixels of the circular Gaussian PSF of model space."""
 
+USUAL_VARIANCE = (1e-20, 1e20)
+"""Range of typical variances of images that are held in single precision, whose limits are 1e-38 and 1e38."""
+
 
 class Observation(eqx.Module):
     """Multi-band images of one blend, with what is needed to compare a model with them.
 
     Unusable pixels (masked, NaN or infinite, or of a variance that is not positive and finite) get weight 0 *and* value
     0, so that nothing can depend on what lies under them.
+
+    Images may be in any flux unit. Where single precision cannot hold their weights (CGS units, for example), images
+    and weights stay in double precision on the host; see `jaxdeblend.instrument.noise_units`.
 
     Parameters
     ----------
@@ -115,7 +122,7 @@ class Observation(eqx.Module):
         return (self.images.shape[-2], self.images.shape[-1])
 
     @property
-    def background_rms(self) -> Float[Array, " band"]:
+    def background_rms(self) -> Float[AnyArray, " band"]:
         """Typical 1σ noise of a usable pixel: 1 / √(mean weight); 0 for a band without data."""
         return background_rms(self.weights)
 
@@ -184,9 +191,12 @@ class Observation(eqx.Module):
         return jnp.expand_dims(obs.transform, range(ndim - 3)), obs.kernel.fft_shape(self._reach)
 
 
-def background_rms(weights: Float[AnyArray, "band y x"]) -> Float[Array, " band"]:
+def background_rms(weights: Float[AnyArray, "band y x"]) -> Float[AnyArray, " band"]:
     """Typical 1σ noise of a usable pixel of each band, 1 / √(mean weight), 0 for a band without data."""
     used = weights > 0
+    if isinstance(weights, np.ndarray):
+        mean = weights.sum(axis=(-2, -1)) / np.maximum(used.sum(axis=(-2, -1)), 1)
+        return np.where(mean > 0, 1 / np.sqrt(np.where(mean > 0, mean, 1)), 0).astype(weights.dtype)
     mean = weights.sum(axis=(-2, -1)) / jnp.maximum(used.sum(axis=(-2, -1), dtype=weights.dtype), 1)
     return jnp.where(mean > 0, jax.lax.rsqrt(jnp.where(mean > 0, mean, 1.0)), 0.0)
 
@@ -195,9 +205,13 @@ def _clean(
     images: object, variance: object, mask: object | None, bands: tuple[str, ...]
 ) -> tuple[Float[AnyArray, "band y x"], Float[AnyArray, "band y x"]]:
     """Images and weights, both 0 where a pixel is unusable."""
-    on_device = any(isinstance(value, jax.Array) for value in (images, variance, mask))
-    xp = jnp if on_device else np
-    image, spread = host_or_device(images, "images"), host_or_device(variance, "variance")
+    given = images, variance
+    if beyond_single(variance):
+        image, spread = (np.asarray(plain_numbers(jax.device_get(value)), np.float64) for value in given)
+        xp = np
+    else:
+        image, spread = (host_or_device(value, name) for value, name in zip(given, ("images", "variance"), strict=True))
+        xp = jnp if any(isinstance(value, jax.Array) for value in (*given, mask)) else np
     if image.ndim != 3 or image.shape[0] != len(bands) or min(image.shape) == 0:
         raise ValueError(
             f"images: got shape {image.shape} for the {len(bands)} bands {bands}; give (band, y, x), not empty, "
@@ -215,6 +229,18 @@ def _clean(
         weights = xp.where(good, 1 / xp.where(good, spread, 1.0), 0.0)
     good = good & xp.isfinite(weights) & (weights > 0)
     return xp.where(good, image, 0.0), xp.where(good, weights, 0.0)
+
+
+def beyond_single(variance: object) -> bool:
+    """Whether variances are typically too small or too large for the squares of single precision."""
+    if isinstance(variance, Tracer) or default_dtype() == np.float64:
+        return False
+    values = np.asarray(plain_numbers(jax.device_get(variance), "variance"))
+    least, largest = USUAL_VARIANCE
+    known = values[(values > 0) & np.isfinite(values)]
+    if not known.size or (known.min() > least and known.max() < largest):
+        return False
+    return not least < float(np.median(known)) < largest
 
 
 def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "..."]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Integer
 
 from ..instrument.box import Box
 from ..instrument.kernel import DifferenceKernel
-from ..instrument.observation import Observation
+from ..instrument.observation import Observation, beyond_single
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
 from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, quantity_unit
@@ -117,7 +117,7 @@ class Exposure(eqx.Module):
             raise ValueError("variance: got None; give the variance of the pixels, or one number per band.")
         images, variance, self.unit = _in_one_unit(images, variance, unit)
         # squares of fluxes in CGS units leave single precision: such exposures stay in double
-        double = _beyond_single(variance)
+        double = beyond_single(variance)
         self.images = as_float64(images, "images") if double else as_float32(images, "images")
         if self.images.ndim != 3 or len(self.images) != len(self.bands) or self.images.size == 0:
             raise ValueError(
@@ -364,15 +364,6 @@ def _in_one_unit(images: object, variance: object, unit: str | None) -> tuple[ob
         raise ValueError(f"unit: got {unit!r}, to which no quantity can be converted.") from error
     numbers, spread, found = images_and_variance(images, variance, unit=wanted)
     return numbers, spread, str(found) if unit is None and found is not None else unit
-
-
-def _beyond_single(variance: object) -> bool:
-    """Whether variances are typically too small or too large for single precision."""
-    given = np.asarray(jax.device_get(plain_numbers(variance, "variance")))
-    if given.dtype != np.float64:
-        return False
-    known = given[np.isfinite(given) & (given > 0)]
-    return bool(known.size) and not 1e-30 < float(np.median(known)) < 1e30
 
 
 def _variance(value: object, shape: tuple[int, ...], *, double: bool) -> np.ndarray:

@@ -8,12 +8,12 @@ from astropy.wcs import WCS
 
 from ..instrument.box import Box
 from ..instrument.kernel import DifferenceKernel
-from ..instrument.observation import Observation
+from ..instrument.observation import Observation, beyond_single
 from ..instrument.psf import AbstractPSF
 from ..instrument.psf_field import AbstractPSFField
+from .arrays import as_float32, as_float64
 from .exposure import (
     Exposure,
-    as_float32,
     check_window,
     checked_psf,
     moved_psf,
@@ -153,10 +153,8 @@ class LazyExposure:
             If the window is empty or reaches beyond the exposure, or a file has become unreadable.
         """
         check_window(box, self.shape)
-        images, variance = (np.empty((len(self.bands), *box.shape), np.float32) for _ in range(2))
-        for number, source in enumerate(self.sources):
-            images[number] = as_float32(source.image.read(box))
-            variance[number] = source.to_variance(as_float32(cut(source.noise, box)))
+        planes = [_image_and_variance(source, box) for source in self.sources]
+        images, variance = (np.stack(part) for part in zip(*planes, strict=True))
         bits, bad = self._mask(box)
         try:
             return Exposure(
@@ -199,6 +197,14 @@ class LazyExposure:
             for mask, bits in found
         ]
         return np.stack(bits), bad
+
+
+def _image_and_variance(source: BandSource, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a window, in double precision where single precision cannot hold their variance."""
+    image = source.image.read(box)
+    variance = np.broadcast_to(source.to_variance(as_float64(cut(source.noise, box))), image.shape)
+    as_float = as_float64 if beyond_single(variance) else as_float32
+    return as_float(image), as_float(variance)
 
 
 def cut(noise: Noise, box: Box) -> np.ndarray:

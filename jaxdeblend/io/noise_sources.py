@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .arrays import as_float32
+from .arrays import as_float32, as_float64
 from .lazy import BandSource, Noise, cut
 from .masks import any_of, as_bits
 from .noise_check import check_noise, windows_to_look_at
@@ -42,7 +42,7 @@ def look_at_noise(band: str, source: BandSource, noise: NoiseSource) -> None:
         (source.image.shape[0], source.image.shape[1]), mapped=source.image.dtype is not None
     ):
         image = as_float32(source.image.read(box))
-        plane = np.broadcast_to(as_float32(cut(source.noise, box)), image.shape)
+        plane = np.broadcast_to(as_float64(cut(source.noise, box)), image.shape)
         with np.errstate(invalid="ignore"):
             sigma = np.sqrt(source.to_variance(plane))
         good = np.isfinite(image) & np.isfinite(sigma) & (sigma > 0)

@@ -55,15 +55,14 @@ def check_observation(blend: Blend, obs: Observation) -> None:
         )
 
 
-def blend_on(blend: Blend, obs: Observation, refit_spectra: bool | None) -> Blend:
-    """The blend with the fluxes that it has on an observation, see `jaxdeblend.measure`; without its record."""
-    wanted = _fitted_to_another(blend, obs) if refit_spectra is None else refit_spectra
+def blend_on(blend: Blend, obs: Observation, *, refit_spectra: bool) -> Blend:
+    """The blend with the fluxes that it has on an observation, if they are wanted; without its record."""
     plain = without_record(blend)
-    return _solved(plain, obs) if wanted else plain
+    return _solved(plain, obs) if refit_spectra else plain
 
 
-def _fitted_to_another(blend: Blend, obs: Observation) -> bool:
-    """Whether the blend is known to have been fitted to another observation."""
+def needs_spectra(blend: Blend, obs: Observation) -> bool:
+    """Whether the blend is known to have been fitted to another observation: its fluxes are then of that one."""
     if blend.record is None or blend.record.observation is None:
         return False
     here = checksum(obs)

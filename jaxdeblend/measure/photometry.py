@@ -8,12 +8,13 @@ from jaxtyping import Array, Bool, Float, Int
 from ..fit.initialize import lies_inside
 from ..fit.loop import RESULTS
 from ..fit.render import Terms, render_sources, render_terms, sum_terms
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..ops import apportion, lstsq, moments
 from ..runtime.host import AnyArray
 from ..runtime.programs import Program
-from .fitted import Fitted, blend_and_status, blend_on, check_observation
+from .fitted import Fitted, blend_and_status, blend_on, check_observation, needs_spectra
 from .flags import Flag
 
 POOR_FIT = 10.0
@@ -77,6 +78,13 @@ class Measurements(eqx.Module):
     n_components: Int[AnyArray, " source"]
     flags: Int[AnyArray, " source"]
 
+    def scaled(self, unit: float) -> "Measurements":
+        """Fluxes, in units of a number, as they are in units of 1."""
+        if unit == 1.0:
+            return self
+        fluxes = (self.flux * unit, self.flux_err * unit, self.peak_flux * unit)
+        return eqx.tree_at(lambda values: (values.flux, values.flux_err, values.peak_flux), self, fluxes)
+
 
 def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: bool | None = None) -> Apportioned:
     """Divide the observed flux over the sources in proportion to their models, pixel by pixel.
@@ -115,7 +123,10 @@ def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: b
     """
     blend, _ = blend_and_status(fitted)
     check_observation(blend, obs)
-    return _apportion_flux(blend_on(blend, obs, refit_spectra), obs)
+    refit = needs_spectra(blend, obs) if refit_spectra is None else refit_spectra
+    obs, unit = in_noise_units(obs)
+    shares = _apportion_flux(blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit), obs)
+    return shares if unit == 1.0 else jax.tree.map(lambda image: image * unit, shares)
 
 
 @Program

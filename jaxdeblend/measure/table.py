@@ -9,11 +9,12 @@ from astropy import units
 from astropy.table import Column, QTable, Table
 from jaxtyping import Int
 
+from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..runtime.host import AnyArray
 from .columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo, of_bands
-from .fitted import Fitted, blend_and_status, blend_on, check_observation
+from .fitted import Fitted, blend_and_status, blend_on, check_observation, needs_spectra
 from .photometry import Measurements, measure_jit
 
 if TYPE_CHECKING:
@@ -85,9 +86,11 @@ def measure(
     active = np.asarray(blend.active)
     if not active.any():
         return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs, unit=obs.unit)
-    on_data = blend_on(blend, obs, refit_spectra)
+    refit = needs_spectra(blend, obs) if refit_spectra is None else refit_spectra
+    obs, unit = in_noise_units(obs)
+    on_data = blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit)
     values, _ = measure_jit(on_data, obs, np.asarray(known if status is None else status))
-    return table_of(_select(values, active), obs.bands, wcs=wcs, unit=obs.unit)
+    return table_of(_select(values, active).scaled(unit), obs.bands, wcs=wcs, unit=obs.unit)
 
 
 def table_of(

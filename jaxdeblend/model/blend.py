@@ -246,6 +246,14 @@ class Blend(eqx.Module):
         y, x = (jnp.arange(n + 2 * margin, dtype=height.dtype) - 2 * margin for n in self.frame)
         return (y < height)[:, None] & (x < width)[None, :]
 
+    def scaled(self, factor: float) -> "Blend":
+        """The blend in other units: all fluxes times a number."""
+        if factor == 1.0:
+            return self
+        number = jnp.asarray(factor, self.centers.dtype)
+        components = tuple(jax.vmap(lambda part: part.scaled(number))(stack.component) for stack in self.stacks)
+        return eqx.tree_at(lambda blend: [stack.component for stack in blend.stacks], self, list(components))
+
     def project(self, rms: Float[Array, " band"]) -> "Blend":
         """Every component projected onto its constraints."""
         stacks = tuple(stack.project(rms) for stack in self.stacks)

@@ -68,6 +68,18 @@ class AbstractComponent(eqx.Module):
     def step_sizes(self, rms: Float[Array, " band"]) -> Self:
         """Step of the optimizer for each fitted array, None for what is not fitted."""
 
+    def scaled(self, factor: Float[Array, ""]) -> Self:
+        """The component times a number.
+
+        Only images in units that single precision cannot hold (`jaxdeblend.instrument.noise_units`) need it.
+        """
+        del factor
+        name = type(self).__name__
+        raise NotImplementedError(
+            f"{name} has no method scaled(factor), which images of this unit need: their weights are beyond single "
+            f"precision. Write {name}.scaled, or multiply images (and their variance) so that the noise is about 1."
+        )
+
 
 class FactorizedComponent(AbstractComponent):
     """One spectrum times one morphology.
@@ -108,6 +120,10 @@ class FactorizedComponent(AbstractComponent):
         """Those of spectrum and morphology."""
         steps = self.spectrum.step_sizes(rms), self.morphology.step_sizes()
         return parameters(self, spectrum=steps[0], morphology=steps[1])
+
+    def scaled(self, factor: Float[Array, ""]) -> "FactorizedComponent":
+        """The spectrum times a number."""
+        return FactorizedComponent(self.spectrum.scaled(factor), self.morphology)
 
     def _noise(self, rms: Float[Array, " band"]) -> Float[Array, ""]:
         """Background noise in units of the morphology, in the band where it is smallest."""
@@ -163,3 +179,7 @@ class CubeComponent(AbstractComponent):
         """A hundredth of each band's maximum, or a tenth of its noise where that is more."""
         step = jnp.maximum(0.01 * self.cube.max(axis=(-2, -1)), 0.1 * rms)
         return parameters(self, cube=step[:, None, None])
+
+    def scaled(self, factor: Float[Array, ""]) -> "CubeComponent":
+        """The cube times a number."""
+        return CubeComponent(self.cube * factor, self.constraints)
