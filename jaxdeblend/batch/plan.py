@@ -23,6 +23,7 @@ from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_ed
 from ..instrument.hits import find_hits, without_pixels
 from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
+from ..instrument.sky import Sky, find_sky, without_sky
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from ..runtime.host import AnyArray
@@ -108,21 +109,24 @@ class Item:
         Error of each position.
     given
         Observation as it came, with all its pixels and in its own unit.
+    hits
+        Pixels that were made unusable because no PSF can produce them.
+    sky
+        Sky that was taken out of the observation, in its unit.
     unit
         Number that fluxes are multiplied by to be in the unit of `given`; a power of two.
     start
         Fitted blend that these sources join; None if there is none.
-    hits
-        Pixels that were made unusable because no PSF can produce them; None if there are none.
     """
 
     obs: Observation
     centers: np.ndarray
     errors: np.ndarray
     given: Observation
+    hits: Bool[np.ndarray, "band y x"]
+    sky: Sky
     unit: float = 1.0
     start: Blend | None = None
-    hits: Bool[np.ndarray, "band y x"] | None = None
 
     @classmethod
     def of(cls, obs: Observation, centers: object, center_error: object, start: Blend | None = None) -> "Item":
@@ -137,10 +141,16 @@ class Item:
         obs, unit = in_noise_units(obs)
         start = None if start is None else start.scaled(1 / unit)
         hits = find_hits(obs)
-        if not hits.any():
-            return cls(obs, positions, errors, given, unit, start)
-        logger.info("%d pixels are left out: no PSF can produce them", hits.sum())
-        return cls(without_pixels(obs, hits), positions, errors, given, unit, start, hits)
+        if hits.any():
+            logger.info("%d pixels are left out: no PSF can produce them", hits.sum())
+            obs = without_pixels(obs, hits)
+        known = positions if start is None else np.concatenate([positions, np.asarray(start.center_prior.mean)])
+        sky = find_sky(obs, known)
+        if sky.plane.any():
+            levels = zip(obs.bands, sky.plane[:, 0] * unit, strict=True)
+            logger.info("sky is taken out: %s", ", ".join(f"{band} {level:.3g}" for band, level in levels))
+            obs = without_sky(obs, sky)
+        return cls(obs, positions, errors, given, hits, sky, unit, start)
 
     @functools.cached_property
     def bucket(self) -> Bucket:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 
+BORDER_REACH = 8.0
+"""Distance from a border that is lit from outside, in FWHM, up to which free shapes take that light for their own."""
+
+
 class Deblended(eqx.Module):
     """A deblended blend: the fit, and what was measured on it in the same compiled call.
 
@@ -37,6 +41,9 @@ class Deblended(eqx.Module):
         Each source as observed, (source, band, y, x).
     bands
         Name of each band.
+    sky
+        Sky that was found and taken out before the fit: its level at the middle of the image, and its slopes along y
+        and x per pixel, of each band in image units; 0 where there is no evidence of any. It is not part of `model`.
 
     Examples
     --------
@@ -52,6 +59,7 @@ class Deblended(eqx.Module):
     measurements: Measurements
     source_models: Float[np.ndarray, "source band y x"]
     bands: tuple[str, ...] = eqx.field(static=True)
+    sky: Float[np.ndarray, "band 3"]
 
     @property
     def model(self) -> Float[np.ndarray, "band y x"]:
@@ -107,7 +115,7 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
     fit = recorded(FitResult(blend.scaled(item.unit), fit.loss, fit.n_steps, fit.status), item.given)
     models = models[:, :, :height, :width]
     models = models if item.unit == 1.0 else models * np.float32(item.unit)
-    result = Deblended(fit, measurements.scaled(item.unit), models, item.obs.bands)
+    result = Deblended(fit, measurements.scaled(item.unit), models, item.obs.bands, item.sky.plane * item.unit)
     if item.start is None:
         return _flagged(first_sources(result, len(item.centers)), item)
     known, new = np.arange(len(item.start.centers)), np.arange(len(item.centers))
@@ -115,16 +123,25 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
 
 
 def _flagged(result: Deblended, item: Item) -> Deblended:
-    """The result with a flag on sources near pixels that were left out."""
-    if item.hits is None:
-        return result
-    reach = float(np.asarray(item.obs.psf.fwhm()).max())
-    pixels = np.argwhere(item.hits.any(axis=0))
-    distance = pixels[None, :, :] - np.asarray(result.measurements.center)[:, None, :]
-    near = (np.hypot(*np.moveaxis(distance, -1, 0)) <= reach).any(axis=1)
-    flags = result.measurements.flags | np.where(near, int(Flag.REJECTED_PIXELS), 0).astype(np.int32)
+    """The result with flags for what was found in the observation before the fit."""
+    centers, fwhm = np.asarray(result.measurements.center), float(np.asarray(item.obs.psf.fwhm()).max())
+    outskirts = np.full(len(centers), item.sky.plane.any() or item.sky.bright_outskirts.any())
+    conditions = {
+        Flag.REJECTED_PIXELS: _near(centers, item.hits.any(axis=0), fwhm),
+        Flag.UNEXPLAINED_LIGHT: outskirts,
+        Flag.BRIGHT_NEIGHBOR_OUTSIDE: _near(centers, item.sky.lit_border, BORDER_REACH * fwhm),
+    }
+    flags = result.measurements.flags
+    for flag, met in conditions.items():
+        flags = flags | np.where(met, flag.value, 0).astype(np.int32)
     measurements = eqx.tree_at(lambda found: found.flags, result.measurements, flags)
     return dataclasses.replace(result, measurements=measurements)
+
+
+def _near(centers: np.ndarray, pixels: Bool[np.ndarray, "y x"], reach: float) -> Bool[np.ndarray, " source"]:
+    """Sources that have such a pixel within reach."""
+    distance = np.argwhere(pixels)[None, :, :] - centers[:, None, :]
+    return (np.hypot(*np.moveaxis(distance, -1, 0)) <= reach).any(axis=1)
 
 
 def first_sources(result: Deblended, count: int) -> Deblended:
@@ -159,6 +176,7 @@ def first_sources(result: Deblended, count: int) -> Deblended:
         measurements=jax.tree.map(lambda array: array[:count], result.measurements),
         source_models=result.source_models[:count],
         bands=result.bands,
+        sky=result.sky,
     )
 
 
@@ -192,6 +210,7 @@ def some_sources(result: Deblended, places: Int[np.ndarray, " source"]) -> Deble
         measurements=jax.tree.map(lambda array: array[places], result.measurements),
         source_models=result.source_models[places],
         bands=result.bands,
+        sky=result.sky,
     )
 
 

@@ -39,3 +39,9 @@ class Flag(enum.IntFlag):
     """Its blend was skipped, or failed with an error; nothing is known of it but its position."""
     REJECTED_PIXELS = 4096
     """Pixels within one FWHM were left out of the fit, as no PSF can produce them: cosmic rays, hot or cold pixels."""
+    UNEXPLAINED_LIGHT = 8192
+    """Far from all sources the image is not dark. Sky was left in it, and was taken out before the fit
+    (`jaxdeblend.Deblended.sky`); or light that falls outwards reaches the border, and fluxes of extended sources depend
+    on where it is cut off."""
+    BRIGHT_NEIGHBOR_OUTSIDE = 16384
+    """The border nearest to the source is lit from outside of the image, or by a source that is not in the list."""

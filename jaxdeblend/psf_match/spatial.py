@@ -151,11 +151,11 @@ class SpatialKernel(eqx.Module):
 
 
 def fit_spatial_kernel(
-    positions: Float[AnyArray, "candidate 2"],
-    kernels: Float[AnyArray, "candidate band k k"],
+    positions: object,
+    kernels: object,
     box: Box,
     *,
-    good: Bool[AnyArray, "candidate band"] | None = None,
+    good: object | None = None,
     order: int = 2,
     kind: str = "chebyshev",
 ) -> SpatialKernel:
@@ -166,13 +166,13 @@ def fit_spatial_kernel(
     Parameters
     ----------
     positions
-        Where the kernels were found, (y, x) in pixels.
+        Where the kernels were found, (candidate, 2), (y, x) in pixels.
     kernels
-        Kernels of all candidates and bands.
+        Kernels of all candidates and bands, (candidate, band, k, k).
     box
         Pixels over which the polynomials are to hold.
     good
-        Which of them to use; None: all.
+        Which of them to use, (candidate, band); None: all.
     order
         Largest total degree of the polynomials.
     kind
@@ -202,21 +202,25 @@ def fit_spatial_kernel(
     """
     check_order("order", order)
     check_kind("kind", kind)
-    kernels = np.asarray(kernels, np.float64)
-    if np.shape(positions) != (len(kernels), 2):
-        raise ValueError(f"positions: got shape {np.shape(positions)} for {len(kernels)} kernels; give (y, x) of each.")
-    good = np.ones(kernels.shape[:2], bool) if good is None else np.asarray(good)
-    at = np.asarray(positions, np.float64)
+    stamps, at = np.asarray(kernels, np.float64), np.asarray(positions, np.float64)
+    if stamps.ndim != 4:
+        raise ValueError(f"kernels: got shape {stamps.shape}; give (candidate, band, k, k).")
+    if at.shape != (len(stamps), 2):
+        raise ValueError(f"positions: got shape {at.shape} for {len(stamps)} kernels; give (y, x) of each.")
+    usable = np.ones(stamps.shape[:2], bool) if good is None else np.asarray(good)
+    if usable.shape != stamps.shape[:2]:
+        raise ValueError(f"good: got shape {usable.shape} for kernels of shape {stamps.shape}; give (candidate, band).")
     half = np.maximum((np.asarray(box.shape) - 1) / 2, 0.5)
     u, v = ((at - box.center) / half).T
     terms = _host_terms(u, v, order, kind)
-    images = [_fit_band(terms[use], kernels[use, band], order) for band, use in enumerate(good.T)]
+    images = [_fit_band(terms[use], stamps[use, band], order) for band, use in enumerate(usable.T)]
     return SpatialKernel(np.stack(images).astype(default_dtype()), box, order, kind)
 
 
 def _checked_positions(positions: object) -> AnyArray:
     """One position (2,), or many (position, 2)."""
-    at = positions if isinstance(positions, jax.Array) else np.asarray(positions)
+    on_device = isinstance(positions, jax.Array)
+    at = jnp.asarray(positions, float) if on_device else np.asarray(positions, float)
     if at.ndim not in (1, 2) or at.shape[-1] != 2:
         raise ValueError(f"positions: got shape {at.shape}; give (y, x) in pixels, or (position, 2).")
     return at
