@@ -131,11 +131,13 @@ def _flagged(result: Deblended, item: Item) -> Deblended:
         Flag.UNEXPLAINED_LIGHT: outskirts,
         Flag.BRIGHT_NEIGHBOR_OUTSIDE: _near(centers, item.sky.lit_border, BORDER_REACH * fwhm),
     }
-    flags = result.measurements.flags
+    bits = np.zeros(len(centers), np.int32)
     for flag, met in conditions.items():
-        flags = flags | np.where(met, flag.value, 0).astype(np.int32)
+        bits |= np.where(met, flag.value, 0).astype(np.int32)
+    flags = result.measurements.flags | bits
     measurements = eqx.tree_at(lambda found: found.flags, result.measurements, flags)
-    return dataclasses.replace(result, measurements=measurements)
+    fit = eqx.tree_at(lambda f: f.blend.record.flags, result.fit, bits, is_leaf=lambda node: node is None)
+    return dataclasses.replace(result, fit=fit, measurements=measurements)
 
 
 def _near(centers: np.ndarray, pixels: Bool[np.ndarray, "y x"], reach: float) -> Bool[np.ndarray, " source"]:
@@ -170,7 +172,8 @@ def first_sources(result: Deblended, count: int) -> Deblended:
     fit, blend = result.fit, result.fit.blend
     prior = CenterPrior(blend.center_prior.mean[:count], blend.center_prior.sigma[:count])
     stacks = tuple(_trimmed(stack, count) for stack in blend.stacks)
-    trimmed = Blend(blend.centers[:count], prior, stacks, blend.active[:count], blend.frame, blend.record)
+    record = None if blend.record is None else blend.record.of_sources(np.arange(count))
+    trimmed = Blend(blend.centers[:count], prior, stacks, blend.active[:count], blend.frame, record)
     return Deblended(
         fit=FitResult(trimmed, fit.loss, fit.n_steps, fit.status),
         measurements=jax.tree.map(lambda array: array[:count], result.measurements),

@@ -166,4 +166,5 @@ def picked(blend: Blend, places: np.ndarray) -> Blend:
         np.asarray(array)[places]
         for array in (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active)
     )
-    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame, blend.record)
+    record = None if blend.record is None else blend.record.of_sources(places)
+    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame, record)

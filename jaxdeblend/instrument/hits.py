@@ -5,8 +5,9 @@ most, and no pixel is far below zero:
 
     I(p) <= κ · mean of the neighbours of p,    κ = max over the core of P of P(q) / mean of the neighbours of q.
 
-What breaks these rules by several σ of the noise is a hit. (L.A.Cosmic, van Dokkum 2001, PASP 113, 1420, compares with
-the neighbours in this way, but knows no PSF.)
+Beside unusable pixels and at the border, where the neighbour towards a star's centre may be missing, a pixel is
+compared with two opposite neighbours, if there are such. What breaks these rules by several σ of the noise is a hit.
+(L.A.Cosmic, van Dokkum 2001, PASP 113, 1420, compares with the neighbours in this way, but knows no PSF.)
 """
 
 import equinox as eqx
@@ -57,15 +58,19 @@ def find_hits(obs: Observation) -> Bool[np.ndarray, "band y x"]:
     band, y, x = np.nonzero(significance > SIGNIFICANCE)
     if not len(band):
         return hits
-    contrast = _contrast(np.asarray(obs.psf.stamp(obs.psf.edge)))
-    contrast = np.broadcast_to(contrast, len(images))[band]
+    stamps = np.asarray(obs.psf.stamp(obs.psf.edge))
     border = ((0, 0), (1, 1), (1, 1))
+    given = np.pad(weights, border)
     images, weights = np.pad(images, border), np.pad(np.where(hits, 0.0, weights), border)
     y, x = y + 1, x + 1
+    neighbours = [(band, y - 1, x), (band, y + 1, x), (band, y, x - 1), (band, y, x + 1)]
+    there = np.stack([given[place] > 0 for place in neighbours])
+    compared = _compared(there)
+    contrasts = [np.broadcast_to(_contrast(stamps, axes), len(images))[band] for axes in ((-2, -1), (-2,), (-1,))]
+    contrast = np.select([compared.all(axis=0), compared[0]], contrasts[:2], contrasts[2])
     for _ in range(PASSES):
         left = weights[band, y, x] > 0
-        neighbours = [(band, y - 1, x), (band, y + 1, x), (band, y, x - 1), (band, y, x + 1)]
-        known = np.stack([weights[place] for place in neighbours])
+        known = np.where(compared, np.stack([weights[place] for place in neighbours]), 0.0)
         count = np.maximum((known > 0).sum(axis=0), 1)
         around = np.stack([images[place] for place in neighbours])
         around = np.where(known > 0, around, 0.0).sum(axis=0) / count
@@ -90,19 +95,28 @@ def _pixels(obs: Observation) -> tuple:
     return obs.images, obs.weights
 
 
-def _contrast(stamps: Float[np.ndarray, "band n n"]) -> Float[np.ndarray, " band"]:
-    """Largest ratio of a pixel of the PSF's core to the mean of its neighbours, with a margin."""
-    around = _sum_of_neighbours(stamps) / 4
+def _compared(there: Bool[np.ndarray, "4 pixel"]) -> Bool[np.ndarray, "4 pixel"]:
+    """Which of the neighbours above, below, left and right a pixel is compared with: all, or two opposite ones."""
+    above, below, left, right = there
+    columns, rows = above & below, left & right
+    return np.stack([columns, columns, rows, rows])
+
+
+def _contrast(stamps: Float[np.ndarray, "band n n"], axes: tuple[int, ...]) -> Float[np.ndarray, " band"]:
+    """Largest ratio of a pixel of the PSF's core to the mean of its neighbours along some axes, with a margin."""
+    around = _sum_of_neighbours(stamps, axes) / (2 * len(axes))
     core = stamps > CORE * stamps.max(axis=(-2, -1), keepdims=True)
     ratio = np.where(core & (around > 0), stamps / np.where(around > 0, around, 1.0), 0.0)
     return PSF_ERROR * ratio.max(axis=(-2, -1))
 
 
-def _sum_of_neighbours(images: Float[np.ndarray, "band y x"]) -> Float[np.ndarray, "band y x"]:
-    """Sum of the four pixels that share a side with each; there are none beyond the border."""
+def _sum_of_neighbours(images: Float[np.ndarray, "band y x"], axes: tuple[int, ...]) -> Float[np.ndarray, "band y x"]:
+    """Sum of the pixels that share a side with each, along some axes; there are none beyond the border."""
     total = np.zeros_like(images)
-    total[:, 1:] += images[:, :-1]
-    total[:, :-1] += images[:, 1:]
-    total[:, :, 1:] += images[:, :, :-1]
-    total[:, :, :-1] += images[:, :, 1:]
+    if -2 in axes:
+        total[:, 1:] += images[:, :-1]
+        total[:, :-1] += images[:, 1:]
+    if -1 in axes:
+        total[:, :, 1:] += images[:, :, :-1]
+        total[:, :, :-1] += images[:, :, 1:]
     return total

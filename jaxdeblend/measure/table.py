@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from astropy import units
@@ -90,6 +91,8 @@ def measure(
     obs, unit = in_noise_units(obs)
     on_data = blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit)
     values, _ = measure_jit(on_data, obs, np.asarray(known if status is None else status))
+    if blend.record is not None and blend.record.flags is not None:
+        values = eqx.tree_at(lambda found: found.flags, values, values.flags | blend.record.flags)
     return table_of(_select(values, active).scaled(unit), obs.bands, wcs=wcs, unit=obs.unit)
 
 

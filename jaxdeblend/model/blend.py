@@ -95,10 +95,18 @@ class FitRecord(eqx.Module):
         How the fit ended, a value of `jaxdeblend.RESULTS`.
     observation
         Checksum of the observation that it was fitted to, None if unknown.
+    flags
+        What was found about each source before the fit, bits of `jaxdeblend.Flag`; None if nothing was looked for.
     """
 
     status: Int[AnyArray, "*batch"]
     observation: UInt32[AnyArray, ""] | None = None
+    flags: Int[AnyArray, " source"] | None = None
+
+    def of_sources(self, places: Int[np.ndarray, " place"]) -> "FitRecord":
+        """The record of some of the sources."""
+        flags = None if self.flags is None else np.asarray(self.flags)[places]
+        return FitRecord(self.status, self.observation, flags)
 
 
 class Blend(eqx.Module):

@@ -56,10 +56,10 @@ def test_cold_pixels_are_found():
 
 def test_unusable_pixels_are_none_and_say_nothing_of_others():
     image, mask = np.zeros((20, 20)), np.zeros((1, 20, 20), bool)
-    image[4, 5], image[4, 6], image[0, 0] = 1e4, 100.0, 100.0
+    image[4, 5], image[4, 6], image[0, 3] = 1e4, 100.0, 100.0
     mask[0, 4, 5] = True
     obs = jd.Observation(image[None], np.ones((1, 20, 20)), jd.GaussianPSF(1.4), bands=["r"], mask=mask)
-    assert np.argwhere(find_hits(obs)).tolist() == [[0, 0, 0], [0, 4, 6]]
+    assert np.argwhere(find_hits(obs)).tolist() == [[0, 0, 3], [0, 4, 6]]
 
 
 def test_pixels_are_taken_out():
@@ -69,3 +69,13 @@ def test_pixels_are_taken_out():
     left = without_pixels(obs, hits)
     assert left.images[0, 2, 3] == 0 and left.weights[0, 2, 3] == 0
     assert (left.weights > 0).sum() == 63 and left.images.dtype == obs.images.dtype
+
+
+@pytest.mark.parametrize("sigma", [0.8, 1.4, 2.0])
+def test_the_rim_of_a_masked_core_is_no_hit(sigma):
+    """Where the core of a bright star is masked, no pixel has its brighter neighbour."""
+    image = gaussian((41, 41), (20.3, 19.8), sigma) * 1e6
+    y, x = np.indices(image.shape)
+    mask = np.hypot(y - 20.3, x - 19.8) < 2 * sigma
+    obs = jd.Observation(image[None], 1 + image[None], jd.GaussianPSF(sigma), bands=["r"], mask=mask)
+    assert not find_hits(obs).any()
