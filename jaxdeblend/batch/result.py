@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from ..fit.extend import picked
 from ..fit.loop import RESULTS, FitResult
 from ..fit.record import recorded
+from ..instrument.sky import rough_fwhm
 from ..measure.flags import Flag
 from ..measure.photometry import Measurements
 from ..measure.table import table_of
@@ -124,7 +125,7 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
 
 def _flagged(result: Deblended, item: Item) -> Deblended:
     """The result with flags for what was found in the observation before the fit."""
-    centers, fwhm = np.asarray(result.measurements.center), float(np.asarray(item.obs.psf.fwhm()).max())
+    centers, fwhm = np.asarray(result.measurements.center), rough_fwhm(item.obs)
     outskirts = np.full(len(centers), item.sky.plane.any() or item.sky.bright_outskirts.any())
     conditions = {
         Flag.REJECTED_PIXELS: _near(centers, item.hits.any(axis=0), fwhm),
