@@ -38,7 +38,7 @@ def test_a_batch_and_a_figure(tmp_path):
     two, one = jd.deblend_batch([(pair, PAIR - origin), (star, [ALONE - corner])])
     assert_right(two.measurements.flux, star_field.FLUX[:2])
     assert_right(one.measurements.flux, star_field.FLUX[2:3])
-    deblend_figure(pair.images, two.model, path=tmp_path / "figure.png")
+    deblend_figure(pair.images, two.model, bands=star_field.BANDS, path=tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 

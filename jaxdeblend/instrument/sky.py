@@ -34,7 +34,7 @@ OUTSKIRTS_SIGNIFICANCE = 5.0
 CLIP = 3.0
 """σ beyond which pixels are left out: sources that nobody detected."""
 
-FEWEST_LEFT = 0.8
+FEWEST_LEFT = 0.9
 """Share of the far pixels that must be left: if fewer are, what is left is the fainter part of something bright."""
 
 BLOCK = 8
