@@ -22,7 +22,7 @@ import numpy as np
 
 import jaxdeblend as jd
 from jaxdeblend.measure.photometry import Measurements
-from jaxdeblend.model.blend import Stack
+from jaxdeblend.model.blend import FitRecord, Stack
 
 BANDS = ("u", "g", "r", "i", "z", "y")
 CONSTRAINTS = (jd.Positive(), jd.Monotonic(), jd.SparseThreshold(0.2), jd.CenterKept())
@@ -54,6 +54,7 @@ def make_blend(number: int, seed: int) -> jd.StoredBlend:
         stacks,
         np.ones(n, dtype=bool),
         (edge + 1, edge + 1),
+        FitRecord(np.array(0, np.int32), flags=np.zeros(n, np.int32)),
     )
     n_steps = int(rng.integers(30, 150))
     loss = (1e4 + 1e3 * np.exp(-np.arange(n_steps) / 20)).astype(np.float32)

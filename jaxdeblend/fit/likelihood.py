@@ -68,4 +68,4 @@ def log_posterior(blend: Blend, obs: Observation) -> Float[Array, ""]:
     """
     obs, unit = in_noise_units(obs)
     blend = blend.scaled(1 / unit)
-    return log_likelihood(blend, obs) + blend.log_prior(jnp.asarray(obs.background_rms))
+    return log_likelihood(blend, obs) + blend.log_prior(obs.background_rms)

@@ -38,9 +38,9 @@ def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     obs = obs.prepared()
     extended = obs.convolve(blend.cube(obs.extent, obs.margin, points=False))
     flux = blend.point_fluxes(len(obs.bands))
-    # on a CPU, blends without points cost nothing here
+    # on a CPU, blends without points cost nothing here; points that are dark yet have a gradient
     points = jax.lax.cond(
-        jnp.any(flux != 0),
+        blend.has_points,
         lambda: obs.draw_points(jnp.asarray(blend.centers), flux),
         lambda: jnp.zeros(obs.images.shape, flux.dtype),
     )

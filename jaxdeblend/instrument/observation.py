@@ -122,9 +122,9 @@ class Observation(eqx.Module):
         return (self.images.shape[-2], self.images.shape[-1])
 
     @property
-    def background_rms(self) -> Float[AnyArray, " band"]:
+    def background_rms(self) -> Float[Array, " band"]:
         """Typical 1σ noise of a usable pixel: 1 / √(mean weight); 0 for a band without data."""
-        return background_rms(self.weights)
+        return jnp.asarray(background_rms(self.weights), dtype=float)
 
     @property
     def margin(self) -> int:

@@ -45,3 +45,7 @@ class Flag(enum.IntFlag):
     on where it is cut off."""
     BRIGHT_NEIGHBOR_OUTSIDE = 16384
     """The border nearest to the source is lit from outside of the image, or by a source that is not in the list."""
+
+
+FOUND_BEFORE_FIT = Flag.REJECTED_PIXELS | Flag.UNEXPLAINED_LIGHT | Flag.BRIGHT_NEIGHBOR_OUTSIDE
+"""Flags of what was found in the images before the fit; nothing in the fitted blend shows it."""

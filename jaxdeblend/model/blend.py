@@ -221,6 +221,12 @@ class Blend(eqx.Module):
             cube = cube + light.reshape(-1, *shape[1:])
         return jnp.where(self._real(extent, margin), cube, 0.0)
 
+    @property
+    def has_points(self) -> Bool[Array, ""]:
+        """Whether any component is a point."""
+        found = [jnp.any(stack.is_point & stack.active) for stack in self.stacks]
+        return jnp.any(jnp.stack(found)) if found else jnp.zeros((), bool)
+
     def point_fluxes(self, n_bands: int) -> Float[Array, "source band"]:
         """Flux of the points of each source in each band."""
         fluxes = jnp.zeros((len(self.centers), n_bands), self.centers.dtype)

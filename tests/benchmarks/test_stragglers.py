@@ -11,7 +11,7 @@ from jaxdeblend.batch.schedule import Limits
 def test_one_in_twenty_is_a_straggler():
     usual = stragglers.make_items(21, shape=(24, 24), stragglers=False, seed=1)
     mixed = stragglers.make_items(21, shape=(24, 24), stragglers=True, seed=1)
-    ratios = [(a.obs.weights / b.obs.weights).mean() for a, b in zip(mixed, usual, strict=True)]
+    ratios = [(a.given.weights / b.given.weights).mean() for a, b in zip(mixed, usual, strict=True)]
     assert np.allclose(ratios, [1] * 10 + [1e10] + [1] * 10)
 
 

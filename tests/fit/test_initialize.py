@@ -116,3 +116,15 @@ def test_default_stamps_are_odd_and_those_of_the_padded_image(shape):
     edge, padded = default_stamp_edge(shape), rung(max(shape), IMAGE_EDGES)
     assert edge % 2 == 1 and 3 <= edge < padded
     assert edge == default_stamp_edge((padded, padded))
+
+
+def test_hundreds_of_sources_on_a_few_pixels_are_finite():
+    """The normal equations of their Gaussians are singular within the precision."""
+    rng = np.random.default_rng(3)
+    shape, count = (40, 40), 400
+    centers = rng.uniform(1, 39, (count, 2))
+    image = sum(300 * gaussian(shape, center, 1.5) for center in centers) + rng.normal(size=shape)
+    obs = jd.Observation(image[None], [1.0], gaussian((15, 15), (7, 7), 1.5)[None], bands=["g"])
+    blend = jd.initialize(obs, centers, options=ONE)
+    assert finite(blend)
+    np.testing.assert_allclose(fluxes_of(blend).sum(), 300 * count, rtol=0.05)

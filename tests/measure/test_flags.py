@@ -7,6 +7,7 @@ import pytest
 
 import jaxdeblend as jd
 from jaxdeblend import RESULTS, Flag
+from jaxdeblend.measure.flags import FOUND_BEFORE_FIT
 from tests.scenes import PSF_SIGMA, gaussian
 
 SHAPE = (25, 27)
@@ -78,7 +79,7 @@ def test_every_flag_has_a_case():
     seen = Flag(0)
     for _, expected in CASES.values():
         seen |= expected
-    elsewhere = Flag.NOT_DEBLENDED | Flag.REJECTED_PIXELS  # see tests/catalog and tests/test_bad_input.py
+    elsewhere = Flag.NOT_DEBLENDED | FOUND_BEFORE_FIT  # see tests/catalog and tests/test_survey_images.py
     assert seen == Flag(sum(Flag)) & ~elsewhere
 
 

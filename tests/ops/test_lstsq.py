@@ -87,3 +87,19 @@ def test_the_start_does_not_decide_the_end(seed):
         np.testing.assert_allclose(found, expected, atol=1e-4)
     near = lstsq.nonnegative_normal(full(design.T @ design), full(design.T @ data), start=full(expected))
     np.testing.assert_allclose(near, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_models", [60, 400])
+def test_columns_that_overlap_by_the_hundred(n_models):
+    """The matrix is singular within the precision; the value reached is nearly that of SciPy."""
+    rng = np.random.default_rng(n_models)
+    y, x = np.indices((24, 24))
+    centers, widths = rng.uniform(1, 23, (n_models, 2)), rng.choice([1.4, 2.0, 3.6, 7.0, 13.6], n_models)
+    models = [np.exp(-((y - a) ** 2 + (x - b) ** 2) / 2 / s**2) for (a, b), s in zip(centers, widths, strict=True)]
+    flat = np.stack(models).reshape(n_models, -1)
+    image = 50 * rng.uniform(0, 1, n_models) @ flat + rng.normal(size=flat.shape[1])
+    found = np.asarray(lstsq.nonnegative_normal(full(flat @ flat.T), full(flat @ image)), dtype=float)
+    expected, _ = scipy.optimize.nnls(flat.T, image)
+    assert np.isfinite(found).all() and (found >= 0).all()
+    misfit, least = (((image - x @ flat) ** 2).sum() for x in (found, expected))
+    assert misfit < least + 0.1 * image.size

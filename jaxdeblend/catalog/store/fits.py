@@ -1,6 +1,7 @@
 """Stores of models as FITS binary tables, for exchange: to them and back without the loss of a bit."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,18 +134,22 @@ def store_from_fits(
         for step in steps:
             fields, kinds, rows = step.header(fields), step.kinds(kinds), step.rows(rows)
         header = StoreHeader(**fields)
-        _check(rows, header, len(kinds))
+        rows = _checked(rows, header, len(kinds))
     out.parent.mkdir(parents=True, exist_ok=True)
     blocks = (selected(rows, np.arange(*block)) for block in blocks_of(rows["blends/n_pixels"]))
     write_file(out, header, kinds, totals(rows), blocks)
     return out
 
 
-def _check(rows: Rows, header: StoreHeader, n_kinds: int) -> None:
-    """Tables have their columns and rows, and kinds of components are known."""
+def _checked(rows: Rows, header: StoreHeader, n_kinds: int) -> Rows:
+    """The rows, if tables have their columns and rows, and kinds of components are known."""
+    rows = dict(rows)
     for name, empty in empty_rows(header).items():
-        if name not in rows or (rows[name].dtype, rows[name].shape[1:]) != (empty.dtype, empty.shape[1:]):
+        found = rows.get(name)
+        size = math.prod(empty.shape[1:])
+        if found is None or found.dtype != empty.dtype or math.prod(found.shape[1:]) != size:
             raise ValueError(f"damaged: the column {name} is missing or of another type")
+        rows[name] = found.reshape(len(found), *empty.shape[1:])  # FITS has no vectors of one number
     if any(np.any(rows[f"blends/n_{table}"] < 0) for table in RAGGED):
         raise ValueError("damaged: a blend has less than no rows of a table")
     for table, count in totals(rows).items():
@@ -155,6 +160,7 @@ def _check(rows: Rows, header: StoreHeader, n_kinds: int) -> None:
             raise ValueError(f"damaged: a component is of none of its {n_kinds} kinds")
     if np.any(np.diff(rows["blends/id"]) <= 0):
         raise ValueError("damaged: blends are not in order")
+    return rows
 
 
 def _about(header: StoreHeader, kinds: tuple[str, ...]) -> fits.BinTableHDU:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from ...fit import FitResult
 from ...instrument.box import Box
+from ...measure.flags import FOUND_BEFORE_FIT
 from ...measure.photometry import Measurements
 from ...model.blend import Blend, FitRecord, Stack
 from ...model.prior import CenterPrior
@@ -158,7 +159,8 @@ def decoded(rows: Rows, kinds: Kinds) -> StoredBlend:
     fit = None
     if one["status"] != NOT_FITTED:
         number = {name: np.array(one[name], _integer()) for name in ("n_steps", "status")}
-        blend = _blend(rows, kinds, FitRecord(number["status"]))
+        found = rows["sources/flags"] & np.array(FOUND_BEFORE_FIT.value, rows["sources/flags"].dtype)
+        blend = _blend(rows, kinds, FitRecord(number["status"], flags=found))
         fit = FitResult(blend, rows["losses/value"], number["n_steps"], number["status"])
     measured = {field: rows[f"sources/{name}"] for name, field in MEASURED.items()}
     return StoredBlend(
