@@ -3,6 +3,7 @@
 import logging
 
 from ..instrument.observation import Observation
+from ..instrument.sky import background_of
 from .bands import detect_bands, detect_together
 from .merge import MergeOptions, merge_bands
 from .multiscale import SCALES, detect_scales
@@ -10,6 +11,9 @@ from .result import Detection
 from .sources import PeakLimits
 
 logger = logging.getLogger(__name__)
+
+MOST_BACKGROUND = 1.0
+"""σ per pixel of the background above which an image is said to have its sky."""
 
 METHODS = ("chi2", "merge", "starlet")
 """Ways of using several bands, and several scales."""
@@ -110,6 +114,7 @@ def detect(
         raise ValueError(f'merge: got options for method {method!r}, which merges nothing; choose method="merge".')
     if scales is not None and method != "starlet":
         raise ValueError(f'scales: got {scales} for method {method!r}, which has none; choose method="starlet".')
+    _warn_of_sky(obs)
     limits = PeakLimits(threshold, footprint_threshold, prominence, contrast, min_area, min_separation)
     if method == "merge":
         bands = detect_bands(obs, limits=limits, grow=grow)
@@ -121,3 +126,15 @@ def detect(
         found = detect_together(obs, limits=limits, grow=grow).detection
     logger.info("%d sources in %d footprints above %g sigma", len(found.peaks), len(found.footprints), threshold)
     return found
+
+
+def _warn_of_sky(obs: Observation) -> None:
+    """Say which bands have a background that is far from 0."""
+    for band, level in zip(obs.bands, background_of(obs), strict=True):
+        if abs(level) > MOST_BACKGROUND:
+            logger.warning(
+                "band %s: the background is %.3g sigma per pixel, as if its sky were not subtracted. Subtract it "
+                "first: footprints and fluxes would be those of the sky.",
+                band,
+                level,
+            )

@@ -50,6 +50,13 @@ BORDER_SIGNIFICANCE = 5.0
 """σ of the excess of a stretch of the border, as long as the FWHM, that is evidence of light from outside."""
 
 
+LOWER_TAIL = 0.6745 / (1.2816 - 0.6745)
+"""Of a Gaussian: distance of its middle from the 25th percentile, over that of the 25th from the 10th."""
+
+MANY_PIXELS = 100_000
+"""Pixels that are enough to tell the level of an image."""
+
+
 class Sky(NamedTuple):
     """What was found out about the sky of an observation.
 
@@ -107,6 +114,31 @@ def find_sky(obs: Observation, centers: Float[np.ndarray, "source 2"]) -> Sky:
     if bright.any():  # a galaxy shines in other bands, too, and may look flat there
         plane[plane[:, 0] > 0] = 0.0
     return Sky(plane, bright, border)
+
+
+def background_of(obs: Observation) -> Float[np.ndarray, " band"]:
+    """Level of the darker part of each band in units of its noise; 0 without data.
+
+    It is the middle of the Gaussian that has the same 10th and 25th percentiles, whatever its width: pixels with the
+    light of sources are among the brighter ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import jaxdeblend as jd
+    >>> noise = np.random.default_rng(1).normal(size=(1, 64, 64))
+    >>> background_of(jd.Observation(noise + 30, [1.0], jd.GaussianPSF(1.5), bands=["r"])).round().tolist()
+    [30.0]
+    """
+    levels = np.zeros(len(obs.bands))
+    for band, (image, weight) in enumerate(zip(np.asarray(obs.images), np.asarray(obs.weights), strict=True)):
+        step = int(np.ceil(image.size / MANY_PIXELS))
+        values, weights = image.ravel()[::step], weight.ravel()[::step]
+        known = weights > 0
+        if known.any():
+            low, middle = np.percentile(values[known] * np.sqrt(weights[known]), (10, 25))
+            levels[band] = middle + LOWER_TAIL * (middle - low)
+    return levels
 
 
 def rough_fwhm(obs: Observation) -> float:

@@ -45,6 +45,9 @@ class Flag(enum.IntFlag):
     on where it is cut off."""
     BRIGHT_NEIGHBOR_OUTSIDE = 16384
     """The border nearest to the source is lit from outside of the image, or by a source that is not in the list."""
+    UNDERSAMPLED_PSF = 32768
+    """The PSF of some band is sharper than that of model space, and the source is no point: what is drawn of it is as
+    blurred as model space at the least. Give the observation a narrower `model_psf`."""
 
 
 FOUND_BEFORE_FIT = Flag.REJECTED_PIXELS | Flag.UNEXPLAINED_LIGHT | Flag.BRIGHT_NEIGHBOR_OUTSIDE

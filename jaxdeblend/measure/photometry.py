@@ -17,6 +17,9 @@ from ..runtime.programs import Program
 from .fitted import Fitted, blend_and_status, blend_on, check_observation, needs_spectra
 from .flags import Flag
 
+SHARPER = 1.02
+"""Ratio of the maxima of a PSF and that of model space, both of sum 1, from which on kernels would deconvolve."""
+
 POOR_FIT = 10.0
 """Mean weighted squared residual around a source above which it is flagged."""
 
@@ -341,10 +344,25 @@ def _flags(
         Flag.NOT_CONVERGED: status == RESULTS.MAX_STEPS,
         Flag.NON_FINITE: status == RESULTS.NON_FINITE,
         Flag.NO_DATA: (status == RESULTS.NO_DATA) | ~jnp.any(good > 0),
+        Flag.UNDERSAMPLED_PSF: _is_extended(blend) & _is_sharper(obs),
         Flag.POOR_FIT: inside & (local > POOR_FIT * jnp.maximum(usable.sum(axis=1), 1.0)),
     }
     bits = [jnp.broadcast_to(jnp.where(met, flag.value, 0), inside.shape) for flag, met in conditions.items()]
     return jnp.stack(bits).sum(axis=0, dtype=int)
+
+
+def _is_extended(blend: Blend) -> Bool[Array, " source"]:
+    """Sources with a component that is no point."""
+    count = jnp.zeros(len(blend.centers))
+    for stack in blend.stacks:
+        count = count + stack.membership(len(count)) @ jnp.where(stack.is_point, 0.0, 1.0)
+    return count > 0
+
+
+def _is_sharper(obs: Observation) -> Bool[Array, ""]:
+    """Whether the PSF of any band has a higher maximum than that of model space."""
+    observed, model = (psf.stamp(psf.edge).max() for psf in (obs.psf, obs.model_psf))
+    return observed > SHARPER * model
 
 
 def _surroundings(

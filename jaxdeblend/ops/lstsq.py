@@ -12,6 +12,9 @@ MAX_EXCHANGES = 30
 LEAST_EXCHANGES, USUAL_SIZE = 3, 300
 """Exchanges of very large problems, and the number of columns from which on there are fewer, as they take longer."""
 
+FEW = 100
+"""Columns up to which the exchanges have always ended; for so few, nothing else is compiled."""
+
 MAX_DESCENTS, SMALL_CHANGE = 500, 1e-6
 """Projected gradients at most, and the largest change in one, relative to the largest value, that ends them."""
 
@@ -116,6 +119,8 @@ def nonnegative_normal(
     free = known & ((vector if start is None else start) > 0)
     state = free, solve(free), jnp.asarray(vector.size + 1), jnp.asarray(PATIENCE), jnp.asarray(0)
     free, x, *_ = jax.lax.while_loop(unsolved, exchange, state)
+    if vector.size <= FEW:
+        return jnp.maximum(x, 0.0) * scale
     solved = ~jnp.any(violated(free, x)) & jnp.isfinite(x).all()
     guess = jnp.zeros_like(vector) if start is None else start / jnp.where(known, scale, 1.0)
     x = _descended(matrix, vector, (jnp.maximum(x, 0.0), jnp.where(known, guess, 0.0)), known, solved)

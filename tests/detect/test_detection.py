@@ -341,3 +341,12 @@ def test_more_sources_than_sep_in_simulated_blends(shared_data):
         truths += len(truth)
     f1 = 2 * counts[:, 0] / (counts[:, 1] + truths)
     assert f1[0] > 0.88 > f1[1] and counts[0, 0] / counts[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(("sky", "scale"), [(0.0, 1.0), (30.0, 1.0), (-3.0, 1.0), (0.0, 3.0)])
+def test_an_image_with_its_sky_is_told(sky, scale, caplog):
+    """Not so where the noise is larger than it is said to be."""
+    image = scale * np.random.default_rng(2).normal(size=(1, 64, 64)) + sky
+    jd.detect(jd.Observation(image, [1.0], jd.GaussianPSF(1.5), bands=["r"]))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == (sky != 0) and all("band r: the background is" in message for message in told)

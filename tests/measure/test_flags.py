@@ -31,6 +31,7 @@ def masked(band, rows, columns):
 
 
 EVERYWHERE = slice(None)
+DISK = jd.ImageMorphology(jnp.asarray(gaussian((11, 11), (5, 5), 2.0), dtype=float))
 
 CASES = {
     "nothing": ({}, Flag(0)),
@@ -79,7 +80,8 @@ def test_every_flag_has_a_case():
     seen = Flag(0)
     for _, expected in CASES.values():
         seen |= expected
-    elsewhere = Flag.NOT_DEBLENDED | FOUND_BEFORE_FIT  # see tests/catalog and tests/test_survey_images.py
+    # see tests/catalog, tests/test_survey_images.py, and below
+    elsewhere = Flag.NOT_DEBLENDED | FOUND_BEFORE_FIT | Flag.UNDERSAMPLED_PSF
     assert seen == Flag(sum(Flag)) & ~elsewhere
 
 
@@ -96,3 +98,13 @@ def test_a_lost_source_has_no_flux_but_its_position():
     assert (table["x"].value[1], table["y"].value[1]) == (-7.0, 40.0)
     assert table["flags"][0] == 0
     np.testing.assert_allclose(table["flux_g"][0], 300.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("sigma", "sharper"), [(0.5, True), (0.75, True), (0.8, False), (1.4, False)])
+def test_sources_behind_a_psf_sharper_than_model_space(sigma, sharper):
+    """Points are drawn by the PSF itself."""
+    star = jd.PointSource((12.0, 13.0), jnp.full(2, 200.0))
+    galaxy = jd.Source((8.0, 9.0), (jd.FactorizedComponent(jd.FreeSpectrum(jnp.ones(2)), DISK),), frame=SHAPE)
+    obs = jd.Observation(np.zeros((2, *SHAPE)), np.ones(2), jd.GaussianPSF([1.4, sigma]), bands=("g", "r"))
+    flagged = jd.measure(jd.Blend.of([star, galaxy], frame=SHAPE), obs)["flags"] & Flag.UNDERSAMPLED_PSF
+    assert flagged.astype(bool).tolist() == [False, sharper]
