@@ -25,6 +25,10 @@ from .stars import find_points
 COMPACT = 0.5
 """Share of the light of a first model that must be that of a point for the source to be tried as a star."""
 
+BRIGHT = 2000.0
+"""S/N from which on every source is tried as a star: a first model counts a tenth of the light as its own error, and
+fits the wings of a very bright star rather than its core."""
+
 SMALLEST_SPLIT = 61
 """Edge from which on the stamps of sources that need less are half as wide."""
 
@@ -202,12 +206,13 @@ def initialize_arrays(
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
     fitted_error = jnp.where(inside, error, 0.0)
     prior = CenterPrior(positions, fitted_error)
-    compact = lit & (point_share > COMPACT)
+    significance = _significance(obs, centers, lit)
+    compact = lit & ((point_share > COMPACT) | (significance > BRIGHT))
     detected = jnp.where(inside[:, None], positions, 0.0)
     points = find_points(obs, shapes, jnp.where(lit[:, None], spectra, 0.0), centers, detected, fitted_error, compact)
     sources = Blend(points.center, prior, (), active, obs.shape)
     spectra = jnp.where(points.is_point[:, None], points.flux, spectra)
-    return with_shapes(sources, obs, shapes, points.is_point, options, spectra=spectra)
+    return with_shapes(sources, obs, shapes, points.is_point, options, spectra=spectra, significance=significance)
 
 
 def with_shapes(
@@ -218,6 +223,7 @@ def with_shapes(
     options: Initialization,
     *,
     spectra: Float[Array, "source band"] | None = None,
+    significance: Float[Array, " source"] | None = None,
 ) -> Blend:
     """A blend of sources of these shapes.
 
@@ -235,6 +241,8 @@ def with_shapes(
         Constraints, priors, numbers of components.
     spectra
         Flux of each source in each band; by default the spectra that go best with the shapes are solved for.
+    significance
+        S/N of each source as a point, if it is known.
 
     Returns
     -------
@@ -244,7 +252,8 @@ def with_shapes(
     obs = obs.prepared()
     lit = jnp.asarray(sources.active) & lies_inside(jnp.asarray(sources.center_prior.mean), obs)
     shapes, peak = jax.vmap(prox.normalized)(shapes)
-    significance = _significance(obs, jnp.asarray(sources.centers), lit)
+    if significance is None:
+        significance = _significance(obs, jnp.asarray(sources.centers), lit)
     point = points | (significance < options.point_below)
     star = prox.normalized(obs.model_psf.stamp(shapes.shape[-1])[0])[0]
     shapes = jnp.where(point[:, None, None], star[None], shapes)

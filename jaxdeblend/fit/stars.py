@@ -26,6 +26,9 @@ taken for a point loses flux."""
 MISFIT = 0.01
 """Error of a PSF relative to itself that is counted as noise here. Surveys know their PSFs to about 1 %."""
 
+FAINT_MISFIT = 1e-5
+"""Error of a PSF relative to its maximum, which counts in the wings; that of drawing a point is a tenth of it."""
+
 LARGEST_EXTENSION = (1.5, 4.0)
 """Significance of a size, in σ, from which on a source is extended: at the smallest S/N, and at high S/N. It grows as
 the root of the S/N. A faint galaxy that is taken for a point loses flux. A bright star that is taken for a galaxy loses
@@ -222,7 +225,8 @@ def _extension(weights: Array, data: Array, point: Array) -> Float[Array, ""]:
 def _with_misfit(obs: Observation, model: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
     """Weights with the error of the PSF counted as noise."""
     weights = jnp.asarray(obs.weights)
-    return weights / (1 + weights * (MISFIT * model) ** 2)
+    misfit = MISFIT * model + FAINT_MISFIT * model.max(axis=(-2, -1), keepdims=True)
+    return weights / (1 + weights * misfit**2)
 
 
 def _amplitudes(weights: Array, data: Array, model: Array) -> Float[Array, " band"]:
