@@ -123,3 +123,18 @@ def test_a_deep_band_spoils_no_other():
     result = jd.deblend(jd.Observation(images, variance, psfs(), bands=BANDS), [STAR])
     expected, error = least_squares(images, variance, STAR)
     assert (np.abs(result.measurements.flux[0] - expected) < np.maximum(error, 0.003 * expected)).all()
+
+
+@pytest.mark.parametrize("noise_of", ["sky", "photons"])
+@pytest.mark.parametrize("flux", [1e5, 1e7, 1e9])
+def test_a_bright_star_beside_a_faint_one(flux, noise_of):
+    """The faint one, of S/N 30 on its own, lies 1.5 FWHM away. S/N of the bright one: 300 to 10⁸."""
+    other = (STAR[0] + 4.2, STAR[1] + 4.2)
+    images = star(STAR, np.full(3, flux)) + star(other, np.full(3, 180.0))
+    variance = np.ones_like(images) if noise_of == "sky" else 1 + images
+    images = images + noise() * np.sqrt(variance)
+    result = jd.deblend(jd.Observation(images, variance, psfs(), bands=BANDS), [STAR, other])
+    bright, faint = result.measurements.flux
+    error = result.measurements.flux_err
+    assert (np.abs(bright - flux) < np.maximum(3 * error[0], 1e-4 * flux)).all()
+    assert (np.abs(faint - 180) < np.maximum(5 * error[1], 3e-6 * flux)).all()

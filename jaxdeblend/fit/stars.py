@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.observation import Observation
 from ..ops import stamps
@@ -76,6 +76,7 @@ def find_points(
     detected: Float[Array, "source 2"],
     errors: Float[Array, " source"],
     compact: Bool[Array, " source"],
+    significance: Float[Array, " source"],
 ) -> Points:
     """Find the sources that are points.
 
@@ -91,6 +92,8 @@ def find_points(
         Detected positions and their 1σ errors; 0: the position is kept.
     compact
         Sources that may be points; for others nothing is computed on a CPU.
+    significance
+        S/N of each source as a point on its own.
 
     Returns
     -------
@@ -100,7 +103,7 @@ def find_points(
     nothing = Points(jnp.zeros_like(compact), spectra, centers)
     return jax.lax.cond(
         jnp.any(compact),
-        lambda: _tried(obs, _observed(obs, shapes, spectra, centers), centers, detected, errors, compact),
+        lambda: _tried(obs, _observed(obs, shapes, spectra, centers), centers, detected, errors, compact, significance),
         lambda: nothing,
     )
 
@@ -136,9 +139,11 @@ def _tried(
     detected: Float[Array, "source 2"],
     errors: Float[Array, " source"],
     compact: Bool[Array, " source"],
+    significance: Float[Array, " source"],
 ) -> Points:
     """Every compact source tried as a point, bright ones first, and once more when all others have been tried."""
-    order = jnp.tile(jnp.argsort(-extended.sum(axis=(1, 2, 3))), PASSES)
+    order = jnp.tile(jnp.argsort(-significance), PASSES)
+    nearest = _nearest(obs, centers, significance > 0)
     rest = jnp.asarray(obs.images) - extended.sum(axis=0)
 
     def try_point(rest: Array, found: Points, models: Array, index: Array) -> tuple[Array, Points, Array]:
@@ -146,7 +151,7 @@ def _tried(
         center, flux, point = _fit_point(obs, data, found.center[index], detected[index], errors[index])
         weights = _with_misfit(obs, point)
         scaled = _amplitudes(weights, data, extended[index])[:, None, None] * extended[index]
-        chosen = _is_good(obs, weights, data, point)
+        chosen = _is_good(obs, jnp.where(nearest == index, weights, 0.0), data, point)
         best = jnp.where(chosen, point, scaled)
         center = jnp.where(chosen, center, centers[index])
         found = Points(
@@ -160,6 +165,14 @@ def _tried(
     nothing = Points(jnp.zeros_like(compact), jnp.zeros(extended.shape[:2], extended.dtype), centers)
     (_, found, _), _ = jax.lax.scan(one, (rest, nothing, extended), order)
     return found
+
+
+def _nearest(obs: Observation, centers: Float[Array, "source 2"], lit: Bool[Array, " source"]) -> Int[Array, "y x"]:
+    """Number of the source that is nearest to each pixel: beyond, wrong models of neighbours decide about a fit."""
+    y, x = (jnp.arange(n, dtype=centers.dtype) for n in obs.shape)
+    rows, columns = y[None, :, None] - centers[:, 0, None, None], x[None, None, :] - centers[:, 1, None, None]
+    distance2 = rows**2 + columns**2
+    return jnp.argmin(jnp.where(lit[:, None, None], distance2, jnp.inf), axis=0)
 
 
 def _is_good(obs: Observation, weights: Array, data: Array, point: Array) -> Bool[Array, ""]:
