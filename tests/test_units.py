@@ -8,6 +8,7 @@ from astropy.table import Table
 
 import jaxdeblend as jd
 from jaxdeblend.cli import run
+from jaxdeblend.model.component import scaled
 from tests.scenes import fluxes_of, gaussian
 
 FACTORS = (1e-30, 1e-21, 1e-9, 1e9, 1e21, 1e30)
@@ -131,4 +132,4 @@ def test_a_component_that_cannot_be_scaled_says_so():
             return self
 
     with pytest.raises(NotImplementedError, match=r"Halo has no method scaled\(factor\)"):
-        Halo().scaled(jnp.asarray(2.0))
+        scaled(Halo(), jnp.asarray(2.0))

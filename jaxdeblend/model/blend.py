@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ..ops import stamps
 from ..runtime.host import AnyArray
-from .component import AbstractComponent, FactorizedComponent
+from .component import AbstractComponent, FactorizedComponent, scaled
 from .morphology import ImageMorphology, PointMorphology
 from .parameter import parameters
 from .prior import CenterPrior
@@ -265,7 +265,7 @@ class Blend(eqx.Module):
         if factor == 1.0:
             return self
         number = jnp.asarray(factor, self.centers.dtype)
-        components = tuple(jax.vmap(lambda part: part.scaled(number))(stack.component) for stack in self.stacks)
+        components = tuple(jax.vmap(lambda part: scaled(part, number))(stack.component) for stack in self.stacks)
         return eqx.tree_at(lambda blend: [stack.component for stack in blend.stacks], self, list(components))
 
     def project(self, rms: Float[Array, " band"]) -> "Blend":

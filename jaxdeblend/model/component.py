@@ -5,7 +5,7 @@ components (one term), whole cubes (one term per band) and whatever a user adds,
 """
 
 import abc
-from typing import Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -17,6 +17,15 @@ from .constraint import AbstractConstraint
 from .morphology import AbstractMorphology
 from .parameter import parameters
 from .spectrum import AbstractSpectrum
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """What can be multiplied by a number."""
+
+    def scaled(self, factor: Float[Array, ""]) -> Any:
+        """The same times a number."""
+        ...
 
 
 class AbstractComponent(eqx.Module):
@@ -68,17 +77,19 @@ class AbstractComponent(eqx.Module):
     def step_sizes(self, rms: Float[Array, " band"]) -> Self:
         """Step of the optimizer for each fitted array, None for what is not fitted."""
 
-    def scaled(self, factor: Float[Array, ""]) -> Self:
-        """The component times a number.
 
-        Only images in units that single precision cannot hold (`jaxdeblend.instrument.noise_units`) need it.
-        """
-        del factor
-        name = type(self).__name__
-        raise NotImplementedError(
-            f"{name} has no method scaled(factor), which images of this unit need: their weights are beyond single "
-            f"precision. Write {name}.scaled, or multiply images (and their variance) so that the noise is about 1."
-        )
+def scaled(component: AbstractComponent, factor: Float[Array, ""]) -> AbstractComponent:
+    """A component times a number, by its method ``scaled(factor)``.
+
+    Only images in units that single precision cannot hold (`jaxdeblend.instrument.noise_units`) need that.
+    """
+    if isinstance(component, Scalable):
+        return component.scaled(factor)
+    name = type(component).__name__
+    raise NotImplementedError(
+        f"{name} has no method scaled(factor), which images of this unit need: their weights are beyond single "
+        f"precision. Write {name}.scaled, or multiply images (and their variance) so that the noise is about 1."
+    )
 
 
 class FactorizedComponent(AbstractComponent):
