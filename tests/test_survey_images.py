@@ -1,4 +1,4 @@
-"""What images of surveys have beside noise: sky, stars outside of the frame, holes, undersampled PSFs, deep bands.
+"""Survey images with more than noise: sky, stars outside of the frame, holes, undersampled PSFs, deep bands.
 
 Fluxes are compared with the truth or with the least-squares flux of the exact PSF at the true position. All blends have
 one shape, so that one program is compiled.

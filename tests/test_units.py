@@ -1,4 +1,4 @@
-"""The same fluxes in any unit: factors of 1e-30 to 1e30 through every verb and the command line."""
+"""Fluxes are the same in any unit: factors of 1e-30 to 1e30 through every verb and the command line."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -96,7 +96,7 @@ def _pixels(obs: Observation) -> tuple:
 
 
 def _compared(there: Bool[np.ndarray, "4 pixel"]) -> Bool[np.ndarray, "4 pixel"]:
-    """Which of the neighbours above, below, left and right a pixel is compared with: all, or two opposite ones."""
+    """Neighbours (above, below, left, right) that a pixel is compared with: all, or two opposite ones."""
     above, below, left, right = there
     columns, rows = above & below, left & right
     return np.stack([columns, columns, rows, rows])

@@ -51,14 +51,14 @@ BORDER_SIGNIFICANCE = 5.0
 
 
 LOWER_TAIL = 0.6745 / (1.2816 - 0.6745)
-"""Of a Gaussian: distance of its middle from the 25th percentile, over that of the 25th from the 10th."""
+"""Ratio of two distances in a Gaussian: its middle from the 25th percentile, and the 25th from the 10th."""
 
 MANY_PIXELS = 100_000
 """Pixels that are enough to tell the level of an image."""
 
 
 class Sky(NamedTuple):
-    """What was found out about the sky of an observation.
+    """Sky of an observation, and signs of other light.
 
     Attributes
     ----------

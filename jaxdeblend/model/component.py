@@ -21,10 +21,10 @@ from .spectrum import AbstractSpectrum
 
 @runtime_checkable
 class Scalable(Protocol):
-    """What can be multiplied by a number."""
+    """Component that can be multiplied by a number."""
 
     def scaled(self, factor: Float[Array, ""]) -> Any:
-        """The same times a number."""
+        """Component times a number."""
         ...
 
 
