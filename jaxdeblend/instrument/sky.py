@@ -97,7 +97,7 @@ def find_sky(obs: Observation, centers: Float[np.ndarray, "source 2"]) -> Sky:
     >>> import jaxdeblend as jd
     >>> noise = np.random.default_rng(1).normal(size=(1, 48, 48))
     >>> obs = jd.Observation(noise + 0.5, [1.0], jd.GaussianPSF(1.5), bands=["r"])
-    >>> 0.4 < find_sky(obs, np.array([[20.0, 25.0]])).plane[0, 0] < 0.6
+    >>> bool(0.4 < find_sky(obs, np.array([[20.0, 25.0]])).plane[0, 0] < 0.6)
     True
     """
     images, weights = np.asarray(obs.images, np.float64), np.asarray(obs.weights, np.float64)
