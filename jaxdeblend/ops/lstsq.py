@@ -12,8 +12,11 @@ MAX_EXCHANGES = 30
 LEAST_EXCHANGES, USUAL_SIZE = 3, 300
 """Exchanges of very large problems, and the number of columns from which on there are fewer, as they take longer."""
 
-FEW = 100
+FEW = 30
 """Columns up to which the exchanges have always ended; for so few, nothing else is compiled."""
+
+LEAST_PRECISION = 1e-9
+"""Relative precision of single columns at best: with less, nearly equal columns are exchanged without end."""
 
 MAX_DESCENTS, SMALL_CHANGE = 500, 1e-6
 """Projected gradients at most, and the largest change in one, relative to the largest value, that ends them."""
@@ -88,7 +91,7 @@ def nonnegative_normal(
     known = diagonal > 0
     scale = jnp.where(known, jax.lax.rsqrt(jnp.where(known, diagonal, 1.0)), 0.0)
     matrix, vector = matrix * scale[:, None] * scale[None, :], vector * scale
-    epsilon = jnp.finfo(matrix.dtype).eps
+    epsilon = max(float(jnp.finfo(matrix.dtype).eps), LEAST_PRECISION)
     tolerance = 10 * epsilon * jnp.abs(vector).max()
 
     def solve(free: Array) -> Array:

@@ -89,7 +89,7 @@ def test_the_start_does_not_decide_the_end(seed):
     np.testing.assert_allclose(near, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("n_models", [60, 400])
+@pytest.mark.parametrize("n_models", [25, 60, 400])
 def test_columns_that_overlap_by_the_hundred(n_models):
     """The matrix is singular within the precision; the value reached is nearly that of SciPy."""
     rng = np.random.default_rng(n_models)
