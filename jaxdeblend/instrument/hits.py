@@ -1,32 +1,80 @@
 """Find pixels that no PSF can produce: cosmic rays, hot and cold pixels that no mask names.
 
-All light has passed through the PSF. So a pixel is brighter than its four neighbours by the contrast κ of the PSF at
-most, and no pixel is far below zero:
+All light has passed through the PSF, so that a pixel follows from those around it. With P the PSF, and coefficients a
+of the pixels q around a pixel p, two kinds of rules hold for all images of positive light:
 
-    I(p) <= κ · mean of the neighbours of p,    κ = max over the core of P of P(q) / mean of the neighbours of q.
+- The contrast of the PSF bounds a pixel by the mean of its neighbours: I(p) <= κ · mean I(q), with κ the largest such
+  ratio in the core of P.
+- A pixel is predicted by a linear combination: |I(p) - Σ a(q) I(q)| <= s · rms I(q), with a by least squares and s the
+  largest such ratio in P, at any position within a pixel. A track of a cosmic ray spoils the pixels on its own line,
+  so that there are predictions without a row, a column or a diagonal.
 
-Beside unusable pixels and at the border, where the neighbour towards a star's centre may be missing, a pixel is
-compared with two opposite neighbours, if there are such. What breaks these rules by several σ of the noise is a hit.
-(L.A.Cosmic, van Dokkum 2001, PASP 113, 1420, compares with the neighbours in this way, but knows no PSF.)
+A pixel is a hit if it breaks one rule of those whose pixels are all usable by several σ of the noise, or lies far
+below zero. (L.A.Cosmic, van Dokkum 2001, PASP 113, 1420, compares with the neighbours in this way, but knows no PSF.)
 """
+
+from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.ndimage import maximum_filter
 
 from .observation import Observation
 
 SIGNIFICANCE = 6.0
-"""σ by which a pixel must break the rule; by noise alone that happens once in 1e9 pixels."""
+"""σ by which a pixel must lie below zero or above the contrast; by noise alone that happens once in 1e9 pixels."""
 
-PSF_ERROR = 1.1
-"""Factor on the contrast of the PSF, for PSFs that are sharper than they are said to be."""
+UNPREDICTED = 5.0
+"""σ by which a pixel must differ from a prediction; tried is only where there is light, a few per cent of all."""
+
+PSF_ERROR = 0.1
+"""Share of the light around a pixel by which a PSF may be sharper or broader than it is said to be."""
 
 CORE = 0.1
 """Share of the PSF's maximum down to which its contrast counts."""
 
-PASSES = 3
-"""How often the rule is applied: beside a pixel that was found, others stand out."""
+WINGS = 1e-2
+"""The same for predictions, which hold farther out."""
+
+REACH = 2
+"""Pixels in each direction that a prediction is made from."""
+
+DY, DX = np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1].reshape(2, -1)
+"""Offsets of the pixels around one, itself in the middle."""
+
+RIDGE = 3e-3
+"""Noise, relative to the light, that predictions are made for: with less, they would amplify the noise."""
+
+PHASES = (0.0, 0.5)
+"""Positions within a pixel for which predictions must hold."""
+
+PASSES = 20
+"""How often the rules are applied at most: a hit makes others near it stand out less, or more, than they do alone."""
+
+
+class _Rules(NamedTuple):
+    """What the pixels around one say about it; those around, and itself, are in one row.
+
+    Attributes
+    ----------
+    used
+        Pixels that each rule takes.
+    coefficients
+        Their coefficients; 0 for all others.
+    slack
+        Share of the light around by which a rule may be broken.
+    significance
+        σ by which a pixel must break it.
+    two_sided
+        Whether a pixel can be too faint as well.
+    """
+
+    used: Bool[np.ndarray, "rule around"]
+    coefficients: Float[np.ndarray, "band rule around"]
+    slack: Float[np.ndarray, "band rule"]
+    significance: Float[np.ndarray, " rule"]
+    two_sided: Bool[np.ndarray, " rule"]
 
 
 def find_hits(obs: Observation) -> Bool[np.ndarray, "band y x"]:
@@ -54,34 +102,23 @@ def find_hits(obs: Observation) -> Bool[np.ndarray, "band y x"]:
     images, weights = np.asarray(obs.images), np.asarray(obs.weights)
     significance = images * np.sqrt(weights)
     hits = significance < -SIGNIFICANCE
-    # only pixels that stand out from the noise can be hits: a few per cent of all
-    band, y, x = np.nonzero(significance > SIGNIFICANCE)
-    if not len(band):
+    # only pixels that stand out from the noise, or whose neighbours do, can be hits: a few per cent of all
+    place = np.nonzero(_with_neighbours(significance > UNPREDICTED) & (weights > 0) & ~hits)
+    if not len(place[0]):
         return hits
-    stamps = np.asarray(obs.psf.stamp(obs.psf.edge))
-    border = ((0, 0), (1, 1), (1, 1))
-    given = np.pad(weights, border)
-    images, weights = np.pad(images, border), np.pad(np.where(hits, 0.0, weights), border)
-    y, x = y + 1, x + 1
-    neighbours = [(band, y - 1, x), (band, y + 1, x), (band, y, x - 1), (band, y, x + 1)]
-    there = np.stack([given[place] > 0 for place in neighbours])
-    compared = _compared(there)
-    contrasts = [np.broadcast_to(_contrast(stamps, axes), len(images))[band] for axes in ((-2, -1), (-2,), (-1,))]
-    contrast = np.select([compared.all(axis=0), compared[0]], contrasts[:2], contrasts[2])
+    stamps = np.asarray(obs.psf.stamp(obs.psf.edge), np.float64)
+    rules = _rules(np.broadcast_to(stamps, (len(images), *stamps.shape[1:])))
+    weights = np.where(hits, 0.0, weights)
     for _ in range(PASSES):
-        left = weights[band, y, x] > 0
-        known = np.where(compared, np.stack([weights[place] for place in neighbours]), 0.0)
-        count = np.maximum((known > 0).sum(axis=0), 1)
-        around = np.stack([images[place] for place in neighbours])
-        around = np.where(known > 0, around, 0.0).sum(axis=0) / count
-        spread = np.where(known > 0, 1 / np.where(known > 0, known, 1.0), 0.0).sum(axis=0) / count**2
-        own = 1 / np.where(left, weights[band, y, x], 1.0)
-        excess = images[band, y, x] - contrast * np.maximum(around, 0.0)
-        found = left & (known > 0).any(axis=0) & (excess > SIGNIFICANCE * np.sqrt(own + contrast**2 * spread))
+        strength = np.zeros_like(images)
+        strength[place] = _excess(rules, images, weights, place)
+        strongest = maximum_filter(strength, (1, 2 * REACH + 1, 2 * REACH + 1))[place]
+        found = (strength[place] > 0) & (strength[place] >= strongest)
         if not found.any():
             break
-        weights[band[found], y[found], x[found]] = 0.0
-        hits[band[found], y[found] - 1, x[found] - 1] = True
+        hit = tuple(index[found] for index in place)
+        hits[hit], weights[hit] = True, 0.0
+        place = tuple(index[~found] for index in place)
     return hits
 
 
@@ -95,11 +132,98 @@ def _pixels(obs: Observation) -> tuple:
     return obs.images, obs.weights
 
 
-def _compared(there: Bool[np.ndarray, "4 pixel"]) -> Bool[np.ndarray, "4 pixel"]:
-    """Neighbours (above, below, left, right) that a pixel is compared with: all, or two opposite ones."""
-    above, below, left, right = there
-    columns, rows = above & below, left & right
-    return np.stack([columns, columns, rows, rows])
+def _excess(
+    rules: _Rules, images: np.ndarray, weights: np.ndarray, place: tuple[np.ndarray, ...]
+) -> Float[np.ndarray, " pixel"]:
+    """By how many σ more than allowed usable pixels break a rule; 0 if none, or an unusable pixel is needed for it."""
+    band, y, x = place
+    border = ((0, 0), (REACH, REACH), (REACH, REACH))
+    around, known = (
+        np.pad(array, border)[band[:, None], y[:, None] + DY[None] + REACH, x[:, None] + DX[None] + REACH]
+        for array in (images, weights)
+    )
+    variance = 1 / np.where(known > 0, known, np.inf)
+    coefficients, used = rules.coefficients[band], rules.used.T.astype(float)
+    middle = len(DY) // 2
+    excess = around[:, middle, None] - np.einsum("pra,pa->pr", coefficients, around)
+    noise = np.sqrt(variance[:, middle, None] + np.einsum("pra,pa->pr", coefficients**2, variance))
+    light = np.sqrt(np.maximum((around**2 - variance) @ used, 0.0) / used.sum(axis=0)[None])
+    excess = np.where(rules.two_sided[None], np.abs(excess), excess)
+    beyond = (excess - rules.slack[band] * light) / noise - rules.significance[None]
+    missing = (known <= 0) @ used > 0
+    return np.where(missing, 0.0, np.maximum(beyond, 0.0)).max(axis=1)
+
+
+def _with_neighbours(where: Bool[np.ndarray, "band y x"]) -> Bool[np.ndarray, "band y x"]:
+    """The pixels, and those that share a side with one of them."""
+    return where | (_sum_of_neighbours(where.astype(float), (-2, -1)) > 0)
+
+
+def _rules(stamps: Float[np.ndarray, "band n n"]) -> _Rules:
+    """All rules for some PSFs."""
+    center, row, column = (DY == 0) & (DX == 0), DY == 0, DX == 0
+    beside = np.abs(DY) + np.abs(DX) == 1
+    compared = np.stack([beside, beside & column, beside & row])
+    axes = ((-2, -1), (-2,), (-1,))
+    contrast = np.stack([_contrast(stamps, axis) for axis in axes], axis=1) / compared.sum(axis=1)[None]
+    predicting = ~np.stack([center, row, column, DY == DX, DY == -DX])
+    coefficients, slack = _predictions(*_neighbourhoods(stamps), predicting)
+    n_rules = len(compared), len(predicting)
+    return _Rules(
+        used=np.concatenate([compared, predicting]),
+        coefficients=np.concatenate([contrast[:, :, None] * compared[None], coefficients], axis=1),
+        slack=np.concatenate([np.zeros_like(contrast), slack], axis=1),
+        significance=np.repeat([SIGNIFICANCE, UNPREDICTED], n_rules),
+        two_sided=np.repeat([False, True], n_rules),
+    )
+
+
+def _neighbourhoods(
+    stamps: Float[np.ndarray, "band n n"],
+) -> tuple[Float[np.ndarray, "band around around"], Float[np.ndarray, "band around pixel"]]:
+    """What lies around, and in, the bright pixels of stars at several positions within a pixel; sums of its products.
+
+    The sums are those over all pixels and positions.
+    """
+    peak = stamps.max(axis=(-2, -1), keepdims=True)
+    relative = stamps / np.where(peak > 0, peak, 1.0)
+    y, x = np.nonzero((relative > WINGS).any(axis=0))
+    middle = stamps.shape[-1] // 2
+    half = int(max(np.abs(y - middle).max(initial=0), np.abs(x - middle).max(initial=0))) + 1
+    margin = 2 * REACH + 1
+    relative = relative[:, max(middle - half, 0) : middle + half + 1, max(middle - half, 0) : middle + half + 1]
+    edge = relative.shape[-1] + 2 * margin
+    transform = np.fft.rfft2(np.pad(relative, ((0, 0), (margin, margin), (margin, margin))))
+    correlation = np.fft.irfft2(np.abs(transform) ** 2, (edge, edge))
+    products = correlation[:, DY[:, None] - DY[None], DX[:, None] - DX[None]]
+    phase = np.exp(-2j * np.pi * np.outer(PHASES, np.fft.fftfreq(edge)))
+    shifts = phase[:, None, :, None] * phase[None, :, None, : edge // 2 + 1]
+    images = np.fft.irfft2(transform[:, None, None] * shifts[None], (edge, edge))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        images[..., REACH:-REACH, REACH:-REACH], (2 * REACH + 1, 2 * REACH + 1), axis=(-2, -1)
+    )
+    pixels = np.moveaxis(windows, (-2, -1), (1, 2))
+    return products, pixels.reshape(len(stamps), len(DY), -1)
+
+
+def _predictions(
+    gram: Float[np.ndarray, "band around around"],
+    around: Float[np.ndarray, "band around pixel"],
+    used: Bool[np.ndarray, "rule around"],
+) -> tuple[Float[np.ndarray, "band rule around"], Float[np.ndarray, "band rule"]]:
+    """Coefficients and slack of predictions of the pixel in the middle from some around it."""
+    middle = len(DY) // 2
+    ridge = RIDGE * gram[:, middle, middle, None, None] * np.eye(len(DY))[None]
+    both = used[:, :, None] & used[:, None, :]
+    matrix = np.where(both[None], (gram + ridge)[:, None], np.eye(len(DY))[None, None])
+    vector = np.where(used[None], gram[:, None, middle], 0.0)
+    coefficients = np.linalg.solve(matrix, vector[..., None])[..., 0]
+    # sums by einsum: threads of linear algebra cost more than matrices as small as these
+    error = np.abs(around[:, None, middle] - np.einsum("bro,bop->brp", coefficients, around))
+    light = np.sqrt(np.einsum("ro,bop->brp", used / used.sum(axis=1, keepdims=True), around**2))
+    bright = light > WINGS * light.max(axis=-1, keepdims=True)
+    ratio = np.where(bright, error / np.where(bright, light, 1.0), 0.0)
+    return coefficients, PSF_ERROR + ratio.max(axis=-1)
 
 
 def _contrast(stamps: Float[np.ndarray, "band n n"], axes: tuple[int, ...]) -> Float[np.ndarray, " band"]:
@@ -107,7 +231,7 @@ def _contrast(stamps: Float[np.ndarray, "band n n"], axes: tuple[int, ...]) -> F
     around = _sum_of_neighbours(stamps, axes) / (2 * len(axes))
     core = stamps > CORE * stamps.max(axis=(-2, -1), keepdims=True)
     ratio = np.where(core & (around > 0), stamps / np.where(around > 0, around, 1.0), 0.0)
-    return PSF_ERROR * ratio.max(axis=(-2, -1))
+    return (1 + PSF_ERROR) * ratio.max(axis=(-2, -1))
 
 
 def _sum_of_neighbours(images: Float[np.ndarray, "band y x"], axes: tuple[int, ...]) -> Float[np.ndarray, "band y x"]:

@@ -16,6 +16,23 @@ from ..runtime.host import AnyArray, default_dtype
 from .observation import Observation
 
 
+def noise_unit(variance: Float[np.ndarray, "*shape"]) -> float:
+    """The power of two next to √ of the median of what is finite and positive; 1 where nothing is.
+
+    Divisions by it are exact.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise_unit(np.array([60.0, 70.0, np.inf, -1.0]))
+    8.0
+    """
+    known = variance[np.isfinite(variance) & (variance > 0)]
+    if known.size == 0:
+        return 1.0
+    return 2.0 ** round(0.5 * math.log2(float(np.median(known))))
+
+
 def in_noise_units(obs: Observation) -> tuple[Observation, float]:
     """An observation in a unit whose squares single precision holds, and that unit.
 
@@ -42,9 +59,7 @@ def in_noise_units(obs: Observation) -> tuple[Observation, float]:
     if not in_double(obs):
         return obs, 1.0
     weights = np.asarray(obs.weights)
-    known = weights[weights > 0]
-    noise = 1 / math.sqrt(float(np.median(known)))
-    unit = 2.0 ** round(math.log2(noise))
+    unit = 1 / noise_unit(weights)
     images = _single(np.asarray(obs.images) / unit)
     return eqx.tree_at(lambda o: (o.images, o.weights), obs, (images, _single(weights * unit**2))), unit
 

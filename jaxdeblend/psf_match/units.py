@@ -1,33 +1,27 @@
 """Images in units of about their noise: single precision holds neither 1e-42 nor 1e42, squares of usual CGS units."""
 
 import dataclasses
-import math
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ..instrument.noise_units import noise_unit
 from .apply import E, Imaged
 
 SAFE = 2.0**40
 """Largest noise, or inverse of the smallest, whose images stay in their own unit; its square is far from the limits."""
 
 
-def noise_unit(variance: Float[np.ndarray, "*shape"], mask: Bool[np.ndarray, "*shape"]) -> float:
-    """The power of two next to √ of the median usable variance, exact to divide by; 1 for usual ones."""
-    known = variance[~mask]
-    known = known[np.isfinite(known) & (known > 0)]
-    if known.size == 0:
-        return 1.0
-    noise = math.sqrt(float(np.median(known)))
-    if 1 / SAFE <= noise <= SAFE:
-        return 1.0
-    return 2.0 ** round(math.log2(noise))
+def safe_unit(variance: Float[np.ndarray, "*shape"], mask: Bool[np.ndarray, "*shape"]) -> float:
+    """The power of two near the noise of usable pixels; 1 for usual ones."""
+    unit = noise_unit(variance[~mask])
+    return 1.0 if 1 / SAFE <= unit <= SAFE else unit
 
 
 def units_of(exposure: Imaged) -> Float[np.ndarray, " band"]:
-    """The unit of each band, see `noise_unit`."""
+    """The unit of each band, see `safe_unit`."""
     bands = zip(exposure.variance, exposure.mask, strict=True)
-    return np.asarray([noise_unit(variance, mask) for variance, mask in bands])
+    return np.asarray([safe_unit(variance, mask) for variance, mask in bands])
 
 
 def common_units(one: Float[np.ndarray, " band"], other: Float[np.ndarray, " band"]) -> Float[np.ndarray, " band"]:

@@ -1,7 +1,6 @@
 """From ragged to rectangular: checks of one blend, and its padding to a short ladder of shapes."""
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..fit.initialize import check_centers
 from ..fit.ladder import IMAGE_EDGES, rung
+from ..instrument.noise_units import noise_unit
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..runtime.host import default_dtype
 from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers
@@ -234,18 +234,11 @@ def _clean(
     spread = np.broadcast_to(spread, pixels.shape)
     masked = _boolean("mask", mask, pixels.shape, default=False)
     good = np.isfinite(pixels) & np.isfinite(spread) & (spread > 0) & ~masked
-    scale = _noise_unit(spread[good])
+    scale = noise_unit(spread[good])
     with np.errstate(over="ignore"):  # what is too large for the precision is unusable
         pixels, spread = ((x / unit).astype(default_dtype()) for x, unit in ((pixels, scale), (spread, scale**2)))
     good &= np.isfinite(pixels) & np.isfinite(spread) & (spread > 0)
     return np.where(good, pixels, 0), np.where(good, spread, 0), good, scale
-
-
-def _noise_unit(variance: Float[np.ndarray, " pixel"]) -> float:
-    """The power of two next to √ of the median variance: exact to divide by, and squares keep within the precision."""
-    if variance.size == 0:
-        return 1.0
-    return 2.0 ** round(0.5 * math.log2(float(np.median(variance))))
 
 
 def _boolean(name: str, value: object | None, shape: tuple[int, ...], *, default: bool) -> Bool[np.ndarray, "y x"]:

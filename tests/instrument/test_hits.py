@@ -48,10 +48,34 @@ def test_hits_are_found(height):
     assert n_found >= 48
 
 
-def test_cold_pixels_are_found():
-    image = np.zeros((20, 20))
-    image[4, 5] = -50.0
-    assert np.argwhere(find_hits(observe(image, 1.4))).tolist() == [[0, 4, 5]]
+@pytest.mark.parametrize("sigma", [1.4, 1.7])
+@pytest.mark.parametrize("step", [(0, 1), (1, 0), (1, 1), (1, -1)])
+def test_faint_tracks_on_a_star_are_found(sigma, step):
+    """Of 20 σ in each pixel, within three pixels of the centre of a star of S/N 100, in any direction."""
+    rng = np.random.default_rng(3)
+    star = 100 * sigma * np.sqrt(4 * np.pi) * gaussian((48, 48), (23.3, 22.8), sigma)
+    n_found = 0
+    for _ in range(40):
+        image = star + rng.normal(size=star.shape)
+        y, x = rng.integers(20, 27, 2)
+        for k in range(rng.integers(1, 4)):
+            image[y + k * step[0], x + k * step[1]] += 20
+        n_found += find_hits(observe(image, sigma)).any()
+    assert n_found >= 38
+
+
+@pytest.mark.parametrize("error", [0.9, 1.2])
+def test_a_psf_that_is_wrong_by_a_tenth_makes_no_hits(error):
+    image = 1e6 * gaussian((48, 48), (23.3, 22.8), 1.4 * error)
+    assert not find_hits(observe(image, 1.4, 1 + image)).any()
+
+
+@pytest.mark.parametrize("star", [0.0, 1e4])
+def test_cold_pixels_are_found(star):
+    """On sky, and in the core of a star, whose other pixels are kept."""
+    image = star * gaussian((20, 20), (5.0, 5.0), 1.4)
+    image[4, 5] = -50.0 if star == 0 else 0.0
+    assert np.argwhere(find_hits(observe(image, 1.4, 1 + np.abs(image)))).tolist() == [[0, 4, 5]]
 
 
 def test_unusable_pixels_are_none_and_say_nothing_of_others():
