@@ -1,9 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and a package index, nothing else.
 
-# The newest supported Python that is found; another: make PYTHON=python3.12 ...
-ifndef PYTHON
-PYTHON := $(shell .ci/python)
-endif
+# The newest supported Python that is found; another: make PYTHON=python3.12 ..., which pyenv may have and not switched on
+override PYTHON := $(or $(shell .ci/python $(patsubst python%,%,$(PYTHON))),$(PYTHON))
 OLDEST_PYTHON := $(shell .ci/python 3.11)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
