@@ -115,6 +115,21 @@ def test_undersampled_stars(flux):
     assert bool(result.converged) and flags_of(result) == [jd.Flag(0)]
 
 
+def test_a_bright_galaxy_is_fitted_no_closer_than_the_psf_is_known():
+    """S/N 10 000: with an error of the PSF of 1 %, the fit converges, to the right fluxes, with errors that hold it."""
+    shape = galaxy(STAR, np.ones(3), 2.5)
+    flux = 1e4 / np.sqrt((shape**2).sum(axis=(1, 2)))
+    images = flux[:, None, None] * shape + noise()
+    sure, unsure = (
+        jd.deblend(jd.Observation(images, np.ones(3), psfs(), bands=BANDS, psf_error=error), [STAR])
+        for error in (0.0, 0.01)
+    )
+    assert unsure.converged and unsure.n_steps < sure.n_steps
+    np.testing.assert_allclose(unsure.measurements.flux[0], flux, rtol=0.003)
+    assert (unsure.measurements.flux_err[0] > 1.5 * sure.measurements.flux_err[0]).all()
+    assert not unsure.measurements.flags[0]
+
+
 def test_a_deep_band_spoils_no_other():
     """The noise of one band is 100 times smaller."""
     depth = np.array([1.0, 0.01, 1.0])

@@ -30,6 +30,7 @@ class Inputs:
     noise_kind: str | None = None
     mask: str | None = None
     mask_kind: str | None = None
+    psf_error: tuple[float, ...] = ()
 
     def read(self) -> Exposure:
         """Read the exposure."""
@@ -46,6 +47,7 @@ class Inputs:
             noise_kind=self.noise_kind,
             mask=self.mask,
             mask_kind=self.mask_kind,
+            psf_error=self.psf_error or 0.0,
         )
         return exposure.with_psf(self.read_psf(exposure.pixel_scale)).read()
 
@@ -168,6 +170,11 @@ def _exposure_options(*, required: bool) -> list[Callable]:
             help="Profile of a PSF given by --psf-fwhm (Moffat: beta 3).",
         ),
         click.option(
+            "--psf-error",
+            type=Numbers(),
+            help="Error of the PSF as a fraction of the light of a pixel, one or one per band: 0.005.  [default: 0]",
+        ),
+        click.option(
             "--bad-mask",
             type=Names(),
             help="Mask planes or bits not to use: SAT,BAD or 1,5.  [default: BAD, NO_DATA, SAT, SUSPECT, "
@@ -279,6 +286,7 @@ def inputs(given: dict[str, object]) -> Inputs:
     bad = values.get("bad_mask")
     values["bad_mask"] = None if bad is None else bits_or_names(bad)  # type: ignore[arg-type]
     values["psf"], values["psf_fwhm"] = values.get("psf") or (), values.get("psf_fwhm") or ()
+    values["psf_error"] = values.get("psf_error") or ()
     return Inputs(**values)  # type: ignore[arg-type]
 
 

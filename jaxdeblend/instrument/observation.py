@@ -53,11 +53,15 @@ class Observation(eqx.Module):
         Difference kernel, if not the one that `DifferenceKernel.between` finds from `model_psf` to `psf`.
     extent
         Number of rows and columns that are real; more than these are padding, where models are zero. None: all.
+    psf_error
+        Error of the PSF as a fraction ε of the light of a pixel, one number or one per band: pixels have the variance
+        σ² + (ε max(I, 0))². Sources of S/N above 1 / ε are otherwise fitted more closely than the PSF is known. That of
+        a survey's PSF is .003 to .01 of the core.
 
     Attributes
     ----------
     weights
-        1 / variance, 0 where unusable.
+        1 / (variance + (psf_error · images)²), 0 where unusable.
     transform
         Transform of the difference kernel, once `prepared`.
     points
@@ -88,6 +92,7 @@ class Observation(eqx.Module):
     transform: Complex[Array, "band ky kx"] | None
     points: PointSpread | None
     extent: Int[AnyArray, "2"]
+    psf_error: Float[AnyArray, " band"]
     bands: tuple[str, ...] = eqx.field(static=True)
     unit: str | None = eqx.field(static=True)
 
@@ -102,19 +107,29 @@ class Observation(eqx.Module):
         model_psf: AbstractPSF | None = None,
         kernel: DifferenceKernel | None = None,
         extent: Int[AnyArray, "2"] | None = None,
+        psf_error: object = 0.0,
     ):
         self.bands = tuple(str(band) for band in bands)
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: got {self.bands}; every band needs a name of its own.")
         images, variance, unit = images_and_variance(images, variance)
         self.unit = None if unit is None else str(unit)
+        self.psf_error = check_psf_error(psf_error, len(self.bands))
         self.images, self.weights = _clean(images, variance, mask, self.bands)
+        if self.psf_error.any():
+            self.weights = self._with_psf_error()
         self.psf = _check_psf(psf, len(self.bands))
         self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
         self.kernel = kernel
         self.transform = None
         self.points = None
         self.extent = np.asarray(self.shape, np.int32) if extent is None else extent
+
+    def _with_psf_error(self) -> Float[AnyArray, "band y x"]:
+        """Weights less than those of the noise alone where there is light."""
+        xp = np if isinstance(self.images, np.ndarray) else jnp
+        error = self.psf_error.astype(self.images.dtype)[:, None, None] * xp.maximum(self.images, 0.0)
+        return self.weights / (1 + self.weights * error**2)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -255,6 +270,16 @@ def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "...
             "reduced first, for example (mask & bad_bits) != 0."
         )
     return array if array.ndim == 3 else array[None]
+
+
+def check_psf_error(psf_error: object, n_bands: int) -> Float[np.ndarray, " band"]:
+    """Errors of the PSF, one for each band."""
+    error = np.asarray(psf_error, default_dtype())
+    if error.shape not in ((), (1,), (n_bands,)):
+        raise ValueError(f"psf_error: got shape {error.shape} for {n_bands} bands; give one number, or one per band.")
+    if not ((error >= 0) & (error < 1)).all():
+        raise ValueError(f"psf_error: got {psf_error}; give fractions of the light, from 0 to 1, for example 0.005.")
+    return np.array(np.broadcast_to(error, n_bands))
 
 
 def _check_psf(psf: object, n_bands: int) -> AbstractPSF:

@@ -56,6 +56,8 @@ class ExposureDescription:
         Unit of the images.
     zero_point
         AB magnitude of one image unit, one or one per band.
+    psf_error
+        Error of the PSF as a fraction of the light of a pixel, one or one per band, see `Observation`.
 
     Examples
     --------
@@ -79,6 +81,7 @@ class ExposureDescription:
     bad_mask: tuple[str | int, ...] | None = None
     unit: str | None = None
     zero_point: tuple[float, ...] | None = None
+    psf_error: tuple[float, ...] = ()
 
     def open(self) -> LazyExposure:
         """Open the exposure without reading its pixels, see `open_exposure`."""
@@ -97,6 +100,7 @@ class ExposureDescription:
             mask_kind=self.mask_kind,
             unit=self.unit,
             zero_point=point[0] if point is not None and len(point) == 1 else point,
+            psf_error=self.psf_error or 0.0,
         )
         return exposure.with_psf(self.read_psf(exposure.pixel_scale))
 
@@ -287,11 +291,13 @@ def _description(given: dict[str, Any], folder: Path) -> ExposureDescription:
     for key in _PATHS:
         if key in given:
             values[key] = tuple(str(folder / name) for name in _of_bands(key, given[key], bands, str))
-    for key in ("psf_fwhm", "zero_point"):
+    for key in ("psf_fwhm", "zero_point", "psf_error"):
         if key in given:
             values[key] = tuple(float(number) for number in _of_bands(key, given[key], bands, int | float))
     if not all(0 < width < math.inf for width in values.get("psf_fwhm", ())):
         raise ValueError(f"psf_fwhm: got {values['psf_fwhm']}; give positive numbers of pixels.")
+    if not all(0 <= error < 1 for error in values.get("psf_error", ())):
+        raise ValueError(f"psf_error: got {values['psf_error']}; give fractions of the light, from 0 to 1.")
     if any(math.isinf(point) for point in values.get("zero_point", ())):
         raise ValueError(f"zero_point: got {values['zero_point']}; give magnitudes, or nan where unknown.")
     if "bad_mask" in given:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Integer
 
 from ..instrument.box import Box
 from ..instrument.kernel import DifferenceKernel
-from ..instrument.observation import Observation, beyond_single
+from ..instrument.observation import Observation, beyond_single, check_psf_error
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, ShiftedPSFField
 from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers, quantity_unit
@@ -53,6 +53,8 @@ class Exposure(eqx.Module):
         Number of the bit of each plane that has a name.
     filters
         Name of the filter of each band; by default that of the band.
+    psf_error
+        Error of the PSF as a fraction of the light of a pixel, one number or one per band, see `Observation`.
 
     Attributes
     ----------
@@ -80,6 +82,7 @@ class Exposure(eqx.Module):
     mask: Bool[np.ndarray, "band y x"]
     psf: AbstractPSF | AbstractPSFField
     zero_point: Float[np.ndarray, " band"]
+    psf_error: Float[np.ndarray, " band"]
     mask_bits: Integer[np.ndarray, "band y x"] | None
     bands: tuple[str, ...] = eqx.field(static=True)
     wcs: WCS | None = eqx.field(static=True)
@@ -101,6 +104,7 @@ class Exposure(eqx.Module):
         mask_bits: object | None = None,
         mask_planes: Mapping[str, int] | None = None,
         filters: Sequence[str] | None = None,
+        psf_error: object = 0.0,
     ):
         self.bands = tuple(str(band) for band in bands)
         if is_nddata(images):
@@ -134,6 +138,7 @@ class Exposure(eqx.Module):
         good = np.isfinite(self.images) & np.isfinite(self.variance) & (self.variance > 0)
         self.mask = _mask(mask, self.images.shape) | ~good
         self.psf = checked_psf(psf, len(self.bands))
+        self.psf_error = check_psf_error(psf_error, len(self.bands))
         self.wcs = wcs
         self.filters = self.bands if filters is None else tuple(filters)
         unknown = np.full(len(self.bands), np.nan)
@@ -236,6 +241,7 @@ class Exposure(eqx.Module):
             mask_bits=None if self.mask_bits is None else self.mask_bits[window],
             mask_planes=self.mask_planes,
             filters=self.filters,
+            psf_error=self.psf_error,
         )
 
     def psf_at(self, position: object) -> AbstractPSF:
@@ -295,7 +301,8 @@ class Exposure(eqx.Module):
         window = (slice(None), *box.slices)
         mask = self.mask[window] if exclude is None else self.mask[window] | exclude
         images, variance, psf = self.images[window], self.variance[window], self.psf_at(box.center)
-        return Observation(images, variance, psf, bands=self.bands, mask=mask, kernel=kernel)
+        error = self.psf_error
+        return Observation(images, variance, psf, bands=self.bands, mask=mask, kernel=kernel, psf_error=error)
 
 
 def psf_at(psf: AbstractPSF | AbstractPSFField, position: object) -> AbstractPSF:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from astropy import units
 
+from ..instrument.observation import check_psf_error
 from ..runtime.inputs import numbers_in, plain_numbers, quantity_unit
 from .arrays import as_float32
 from .exposure import Exposure, checked_psf
@@ -57,6 +58,7 @@ def read_exposure(
     mask_kind: str | None = None,
     unit: str | None = None,
     zero_point: object | None = None,
+    psf_error: object = 0.0,
 ) -> Exposure:
     """Read the images of several bands from FITS files.
 
@@ -98,6 +100,8 @@ def read_exposure(
         Unit of the images; by default their BUNIT.
     zero_point
         AB magnitude of one image unit, one number or one per band; by default what the headers say.
+    psf_error
+        Error of the PSF as a fraction of the light of a pixel, one number or one per band, see `Observation`.
 
     Returns
     -------
@@ -139,6 +143,7 @@ def read_exposure(
         mask_kind=mask_kind,
         unit=unit,
         zero_point=zero_point,
+        psf_error=psf_error,
     ).read()
 
 
@@ -157,6 +162,7 @@ def open_exposure(
     mask_kind: str | None = None,
     unit: str | None = None,
     zero_point: object | None = None,
+    psf_error: object = 0.0,
 ) -> LazyExposure:
     """Open the files of an exposure without reading their pixels; whatever is wrong with them is said now.
 
@@ -165,7 +171,9 @@ def open_exposure(
 
     Parameters
     ----------
-    paths, bands, psf, bad_mask, variance, weight, rms, exposure_time, noise_kind, mask, mask_kind, unit, zero_point
+    paths, bands, psf, psf_error, bad_mask, variance, weight, rms, exposure_time, noise_kind, mask, mask_kind
+        See `read_exposure`.
+    unit, zero_point
         See `read_exposure`.
 
     Returns
@@ -195,6 +203,7 @@ def open_exposure(
     """
     bands = tuple(bands)
     psf = checked_psf(psf, len(bands))
+    psf_error = check_psf_error(psf_error, len(bands))
     files = _read_files(paths, bands)
     images = _required(files, "image", bands)
     shape = _common_shape(images, images)
@@ -221,6 +230,7 @@ def open_exposure(
         zero_point=np.array(np.broadcast_to(np.asarray(stated, float), len(bands))),
         mask_planes=_common_planes(masks),
         filters=tuple(name for name, _ in facts),
+        psf_error=psf_error,
     )
 
 

@@ -83,7 +83,7 @@ class LazyExposure:
         Where the pixels of each band are.
     shape
         Shape (y, x) of the images.
-    psf, bands, wcs, unit, zero_point, mask_planes, filters
+    psf, bands, wcs, unit, zero_point, mask_planes, filters, psf_error
         As those of `Exposure`.
 
     Examples
@@ -107,6 +107,7 @@ class LazyExposure:
     zero_point: np.ndarray
     mask_planes: dict[str, int]
     filters: tuple[str, ...]
+    psf_error: np.ndarray
 
     @property
     def box(self) -> Box:
@@ -169,6 +170,7 @@ class LazyExposure:
                 mask_bits=bits,
                 mask_planes=self.mask_planes,
                 filters=self.filters,
+                psf_error=self.psf_error,
             )
         except ValueError as error:  # it does not know what its pixels were read from
             raise ValueError(f"{', '.join(self._files())}: {error}") from error

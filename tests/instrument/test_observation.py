@@ -47,6 +47,19 @@ def test_one_variance_per_band():
 
 
 @pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("error", [0.01, [0.0, 0.01, 0.02]])
+def test_errors_of_the_psf_are_part_of_the_noise(error, on_device):
+    """σ² + (ε max(I, 0))²; dark and negative pixels keep their weights."""
+    images = np.random.default_rng(1).normal(0, 100, (3, 8, 10))
+    variance = np.array([1.0, 2.0, 4.0])[:, None, None]
+    each = np.broadcast_to(error, 3)[:, None, None]
+    obs = observe(jnp.asarray(images, float) if on_device else images, variance=variance.ravel(), psf_error=error)
+    expected = 1 / (variance + (each * np.maximum(images, 0)) ** 2)
+    np.testing.assert_allclose(obs.weights, expected, rtol=1e-5)
+    np.testing.assert_allclose(obs.psf_error, each.ravel(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_pixels_that_are_not_finite_have_no_weight_and_no_value(value, on_device):
     images = pixels()
@@ -212,6 +225,9 @@ def test_observations_are_trees_of_arrays():
         ({"psf": jd.GaussianPSF([1.0, 2.0])}, r"psf: got 2 bands for images of 3; give one PSF, or one per band"),
         ({"psf": np.ones((2, 5, 5))}, r"psf: got 2 bands for images of 3"),
         ({"psf": np.ones((3, 4, 4))}, r"psf: got stamps of even edge, shape \(3, 4, 4\)"),
+        ({"psf_error": [0.1, 0.1]}, r"psf_error: got shape \(2,\) for 3 bands; give one number, or one per band"),
+        ({"psf_error": -0.1}, r"psf_error: got -0.1; give fractions of the light, from 0 to 1"),
+        ({"psf_error": np.nan}, r"psf_error: got nan; give fractions"),
         ({"psf": np.full((3, 5, 5), np.nan)}, r"psf: got 75 pixels that are NaN or infinite"),
     ],
 )

@@ -55,6 +55,7 @@ def test_widths_instead_of_files_and_absolute_paths(folder):
     images = ["{folder}/data/c_g.fits", "{folder}/data/c_r.fits"]
     psf_fwhm = {{g = 4, r = 3.5}}
     zero_point = [27, 28.5]
+    psf_error = 0.01
     weight = "data/v_{{band}}.fits"
     """
     exposure = read_description(write(folder, text)).read()
@@ -62,6 +63,10 @@ def test_widths_instead_of_files_and_absolute_paths(folder):
     np.testing.assert_allclose(exposure.psf.fwhm(), [4.0, 3.5])
     assert exposure.zero_point.tolist() == [27.0, 28.5] and exposure.mask.sum() == 32
     np.testing.assert_allclose(exposure.variance[:, 0, 1], [0.25, 0.2])
+    for part in (exposure, read_description(folder / "exposure.toml").open().window(jd.Box((2, 3), (4, 5)))):
+        np.testing.assert_allclose(part.psf_error, 0.01)
+        weights = part.observation().weights[:, 0, 1]
+        np.testing.assert_allclose(weights, 1 / (part.variance + (0.01 * part.images) ** 2)[:, 0, 1], rtol=1e-6)
 
 
 GOOD = 'bands = ["g", "r"]\nimages = "data/c_{band}.fits"\npsf_fwhm = 4.0\n'
@@ -78,6 +83,7 @@ GOOD = 'bands = ["g", "r"]\nimages = "data/c_{band}.fits"\npsf_fwhm = 4.0\n'
         (GOOD + 'psf = "data/p_{band}.fits"', "give the PSF, either as files, psf, or as widths, psf_fwhm"),
         (GOOD.replace("psf_fwhm = 4.0", ""), "give the PSF, either as files"),
         (GOOD + "zero_point = [1, 2, 3]", "zero_point: got 3 values for 2 bands; give one, or one per band"),
+        (GOOD + "psf_error = 1.5", "psf_error: got .*; give fractions of the light"),
         (GOOD + 'variance = {g = "data/v_g.fits"}', "variance: got entries for g, but the bands are g, r"),
         (GOOD.replace("4.0", '"wide"'), "psf_fwhm: got .*'wide'.*; give numbers"),
         (GOOD.replace("4.0", "true"), "psf_fwhm: got .*True.*; give numbers"),
