@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -144,8 +145,9 @@ def staged_folder(folder: PathLike, names: Sequence[str], *, overwrite: bool = F
     with output_folder(target):
         for name in names:
             _refuse_existing(target / name, overwrite)
-        stage = Path(tempfile.mkdtemp(prefix=".jaxdeblend-", dir=target))
-        try:
+        stage = target / f".jaxdeblend-{uuid.uuid4().hex}"
+        try:  # from here on an interrupt leaves nothing
+            stage.mkdir()
             yield stage
             for path in sorted(stage.iterdir()):
                 os.replace(path, target / path.name)
@@ -188,13 +190,13 @@ def output_folder(folder: PathLike, *, shared: bool = False) -> Iterator[Path]:
     target = Path(folder)
     _check_folder(target)
     created = _missing_folders(target)
-    target.mkdir(parents=True, exist_ok=True)
-    try:
+    try:  # from here on an interrupt leaves nothing
+        target.mkdir(parents=True, exist_ok=True)
         with locked_folder(target, shared=shared):
             yield target
     finally:
-        with contextlib.suppress(OSError):  # a folder that holds something stays
-            for made in created:
+        for made in created:
+            with contextlib.suppress(OSError):  # a folder that holds something stays
                 made.rmdir()
 
 

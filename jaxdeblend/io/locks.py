@@ -69,6 +69,7 @@ class Lock:
     def __init__(self, path: PathLike, what: PathLike, *, shared: bool = False):
         self.path = Path(path)
         for _ in range(_ATTEMPTS):
+            held = False
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 held = _take(file, shared)
@@ -77,8 +78,11 @@ class Lock:
                 if _is_at(file, self.path):
                     _sign(file)
                     break
-            except BaseException:
-                os.close(file)
+            except BaseException:  # an interrupt, too, leaves no file
+                if held:
+                    _give_back(file, self.path, os.getpid())
+                else:
+                    os.close(file)
                 raise
             os.close(file)
         else:

@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 
 from jaxdeblend.io import atomic_path, paths_of_bands, staged_folder
@@ -38,6 +40,24 @@ def test_atomic_path_replaces_only_when_told_to(tmp_path):
     with atomic_path(target, overwrite=True) as path:
         path.write_text("new")
     assert target.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "place", ["jaxdeblend.io.locks._sign", "jaxdeblend.io.files._refuse_existing", "pathlib.Path.mkdir"]
+)
+def test_an_interrupt_while_a_folder_is_made_leaves_nothing(place, tmp_path, monkeypatch):
+    """Signals arrive at any moment: once the folder is there, whatever is called next may be interrupted."""
+    make = pathlib.Path.mkdir
+
+    def interrupted(*arguments, **options):
+        if place == "pathlib.Path.mkdir":
+            make(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupted)
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "new" / "out", ["a.txt"]):
+        raise AssertionError("the folder was not made")
+    assert not list(tmp_path.iterdir())
 
 
 def test_staged_folder_moves_all_or_nothing(tmp_path):
