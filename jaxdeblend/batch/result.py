@@ -128,7 +128,7 @@ def _flagged(result: Deblended, item: Item) -> Deblended:
     centers, fwhm = np.asarray(result.measurements.center), rough_fwhm(item.obs)
     outskirts = np.full(len(centers), item.sky.plane.any() or item.sky.bright_outskirts.any())
     conditions = {
-        Flag.REJECTED_PIXELS: _near(centers, item.hits.any(axis=0), fwhm),
+        Flag.REJECTED_PIXELS: _near(centers, np.logical_or.reduce(item.hits), fwhm),
         Flag.UNEXPLAINED_LIGHT: outskirts,
         Flag.BRIGHT_NEIGHBOR_OUTSIDE: _near(centers, item.sky.lit_border, BORDER_REACH * fwhm),
     }

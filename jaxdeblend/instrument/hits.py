@@ -18,7 +18,6 @@ from typing import NamedTuple
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.ndimage import maximum_filter
 
 from .observation import Observation
 
@@ -112,8 +111,8 @@ def find_hits(obs: Observation) -> Bool[np.ndarray, "band y x"]:
     for _ in range(PASSES):
         strength = np.zeros_like(images)
         strength[place] = _excess(rules, images, weights, place)
-        strongest = maximum_filter(strength, (1, 2 * REACH + 1, 2 * REACH + 1))[place]
-        found = (strength[place] > 0) & (strength[place] >= strongest)
+        own = strength[place]
+        found = (own > 0) & (own >= _around(strength, place).max(axis=1))
         if not found.any():
             break
         hit = tuple(index[found] for index in place)
@@ -136,12 +135,8 @@ def _excess(
     rules: _Rules, images: np.ndarray, weights: np.ndarray, place: tuple[np.ndarray, ...]
 ) -> Float[np.ndarray, " pixel"]:
     """By how many σ more than allowed usable pixels break a rule; 0 if none, or an unusable pixel is needed for it."""
-    band, y, x = place
-    border = ((0, 0), (REACH, REACH), (REACH, REACH))
-    around, known = (
-        np.pad(array, border)[band[:, None], y[:, None] + DY[None] + REACH, x[:, None] + DX[None] + REACH]
-        for array in (images, weights)
-    )
+    band = place[0]
+    around, known = _around(images, place), _around(weights, place)
     variance = 1 / np.where(known > 0, known, np.inf)
     coefficients, used = rules.coefficients[band], rules.used.T.astype(float)
     middle = len(DY) // 2
@@ -152,6 +147,12 @@ def _excess(
     beyond = (excess - rules.slack[band] * light) / noise - rules.significance[None]
     missing = (known <= 0) @ used > 0
     return np.where(missing, 0.0, np.maximum(beyond, 0.0)).max(axis=1)
+
+
+def _around(images: np.ndarray, place: tuple[np.ndarray, ...]) -> Float[np.ndarray, "pixel around"]:
+    """What lies around some pixels, and in them; 0 beyond the border."""
+    band, y, x = (index[:, None] for index in place)
+    return np.pad(images, ((0, 0), (REACH, REACH), (REACH, REACH)))[band, y + DY[None] + REACH, x + DX[None] + REACH]
 
 
 def _with_neighbours(where: Bool[np.ndarray, "band y x"]) -> Bool[np.ndarray, "band y x"]:
