@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from astropy.table import QTable, Table
 from jaxdeblend.cli import run
 from jaxdeblend.io import read_exposure, read_models, read_psf
 from tests import star_field
-from tests.scenes import gaussian
 
 pytest.importorskip("click")
 pytest.importorskip("tqdm")
@@ -77,27 +75,34 @@ def test_deblend_given_positions(images, folder, tmp_path):
     assert np.median(np.abs(table["x"].value[:-1] - truth["x"])) < 0.5
 
 
-@pytest.fixture
-def with_a_galaxy(folder, tmp_path):
-    """The field with a galaxy beside its stars: what options do to shapes does nothing to points."""
-    galaxy = gaussian(star_field.SHAPE, (36.0, 60.0), 3.0)
-    for band in star_field.BANDS:
-        shutil.copy(folder / f"psf_{band}.fits", tmp_path)
-        with fits.open(folder / f"field_{band}.fits") as file:
-            file["IMAGE"].data = file["IMAGE"].data + (8000 * galaxy).astype(np.float32)
-            file.writeto(tmp_path / f"field_{band}.fits")
-    return [str(tmp_path / "field_{band}.fits"), "--bands", "g,i", "--psf", str(tmp_path / "psf_{band}.fits")]
+@pytest.mark.parametrize(
+    ("given", "reached"),
+    [
+        ([], {"threshold": 5.0, "priors": None, "max_steps": None, "psf_error": [0, 0]}),
+        (["--max-steps", "3", "--threshold", "20"], {"threshold": 20.0, "max_steps": 3}),
+        (["--no-symmetry"], {"priors": ()}),
+        (["--psf-error", "0.5,0.25"], {"psf_error": [0.5, 0.25]}),
+        (["--psf-error", "0.5"], {"psf_error": [0.5, 0.5]}),
+    ],
+)
+def test_options_reach_the_fit(given, reached, images, tmp_path, monkeypatch):
+    """What they do there is tested with `deblend_catalog`, which is not called here."""
 
+    class CalledError(Exception):
+        pass
 
-def test_options_reach_the_fit(with_a_galaxy, tmp_path):
-    images, steps = with_a_galaxy, {}
-    for name, options in {"few": ["--max-steps", "3"], "free": ["--no-symmetry"], "plain": []}.items():
-        out = tmp_path / name
-        assert run(["deblend", *images, *options, "--no-pictures", "--threshold", "20", "-o", str(out)]) == 0
-        steps[name] = json.loads((out / "run.json").read_text())["counts"]["not_converged"]
-        steps[name + " model"] = read_models(out / "models.fits").model
-    assert steps["few"] > steps["plain"]
-    assert np.abs(steps["free model"] - steps["plain model"]).max() > 1e-3
+    def called(exposure, centers, *, threshold, options, optimizer, progress):
+        found = {"threshold": threshold, "psf_error": exposure.psf_error.tolist()}
+        found["priors"] = None if options is None else options.priors
+        found["max_steps"] = None if optimizer is None else optimizer.max_steps
+        raise CalledError(found)
+
+    monkeypatch.setattr("jaxdeblend.cli.work.deblend_catalog", called)
+    with pytest.raises(CalledError) as caught:
+        run(["--debug", "deblend", *images, *given, "-o", str(tmp_path / "out")])
+    (found,) = caught.value.args
+    assert {name: found[name] for name in reached} == reached
+    assert not (tmp_path / "out").exists()
 
 
 def test_existing_files_are_kept(images, tmp_path, capsys):
