@@ -104,6 +104,25 @@ def test_the_psf_fills_a_masked_core(flux, masked):
     assert flags_of(result)[0] & jd.Flag.MASKED_PIXELS and not flags_of(result)[0] & jd.Flag.REJECTED_PIXELS
 
 
+@pytest.mark.parametrize("height", [20.0, 100.0, 5000.0])
+@pytest.mark.parametrize("place", [(27, 25), (23, 23), (31, 15)])
+def test_a_cosmic_ray_in_one_band_changes_no_other(height, place):
+    """Three pixels, beside the star, on it and on the galaxy: other bands within half an error, the place told."""
+    images = PAIR + noise()
+    y, x = place
+    images[1, y - 1 : y + 2, x] += height
+    clean, hit = (
+        jd.deblend(jd.Observation(data, np.ones(3), psfs(), bands=BANDS), [STAR, GALAXY])
+        for data in (PAIR + noise(), images)
+    )
+    nearest = int(np.hypot(y - GALAXY[0], x - GALAXY[1]) < 5)
+    assert flags_of(hit)[nearest] & jd.Flag.REJECTED_PIXELS
+    pull = (hit.measurements.flux - clean.measurements.flux) / clean.measurements.flux_err
+    assert np.abs(pull[:, [0, 2]]).max() < 0.5
+    assert np.abs(pull[:, 1]).max() < 2  # fewer pixels, hence more noise
+    np.testing.assert_allclose(hit.measurements.center, [STAR, GALAXY], atol=0.3)
+
+
 @pytest.mark.parametrize("flux", [300.0, 1000.0, 1e4])
 def test_undersampled_stars(flux):
     """FWHM of 1.2 to 1.4 pixels: narrower than the PSF of model space."""
