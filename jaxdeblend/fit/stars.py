@@ -38,10 +38,13 @@ LARGEST_CHI2 = 1.5
 """χ² per pixel above which a point is not good enough, over the pixels where it outshines the noise."""
 
 PASSES = 2
-"""How often every source is tried. The first time, its neighbours may still be wrong."""
+"""How often every source is tried, if there are several. The first time, its neighbours may still be wrong."""
 
 ROUNDS = 3
-"""Gauss–Newton steps of the position."""
+"""Gauss–Newton steps of the position at most."""
+
+SETTLED = 1e-3
+"""Step of the position in pixels after which there is no other."""
 
 STEP = 0.02
 """Distance in pixels of the positions whose difference is the derivative of a point's image."""
@@ -143,6 +146,8 @@ def _tried(
 ) -> Points:
     """Every compact source tried as a point, bright ones first, and once more when all others have been tried."""
     order = jnp.tile(jnp.argsort(-significance), PASSES)
+    first = jnp.arange(len(order)) < len(significance)
+    wanted = compact[order] & (first | (jnp.sum(compact) > 1))
     nearest = _nearest(obs, centers, significance > 0)
     rest = jnp.asarray(obs.images) - extended.sum(axis=0)
 
@@ -159,11 +164,12 @@ def _tried(
         )
         return data - best, found, models.at[index].set(best)
 
-    def one(state: tuple[Array, Points, Array], index: Array) -> tuple[tuple[Array, Points, Array], None]:
-        return jax.lax.cond(compact[index], try_point, lambda *same: same[:3], *state, index), None
+    def one(state: tuple[Array, Points, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Points, Array], None]:
+        index, wanted = turn
+        return jax.lax.cond(wanted, try_point, lambda *same: same[:3], *state, index), None
 
     nothing = Points(jnp.zeros_like(compact), jnp.zeros(extended.shape[:2], extended.dtype), centers)
-    (_, found, _), _ = jax.lax.scan(one, (rest, nothing, extended), order)
+    (_, found, _), _ = jax.lax.scan(one, (rest, nothing, extended), (order, wanted))
     return found
 
 
@@ -195,13 +201,14 @@ def _fit_point(
     offsets = STEP * jnp.asarray([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], center.dtype)
     precision = 1 / jnp.maximum(error, 1e-4) ** 2
 
-    def improve(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        center = state[0]
-        # the point, and the points a little beside it, whose differences are its derivatives
-        drawn = jax.vmap(lambda offset: obs.draw_points((center + offset)[None], unit))(offsets)
-        flux = _amplitudes(jnp.asarray(obs.weights), data, drawn[0])
-        point, slope_y, slope_x = flux[None, :, None, None] * drawn
-        slope_y, slope_x = (slope_y - point) / STEP, (slope_x - point) / STEP
+    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        number, _, center, *_ = state
+        drawn = obs.draw_points(center[None], unit)
+        # points a little beside it, whose differences are its derivatives
+        smooth = jax.vmap(lambda offset: obs.draw_points((center + offset)[None], unit, smooth=True))(offsets)
+        flux = _amplitudes(jnp.asarray(obs.weights), data, drawn)
+        point = flux[:, None, None] * drawn
+        slope_y, slope_x = flux[None, :, None, None] * (smooth[1:] - smooth[:1]) / STEP
         weights = _with_misfit(obs, point)
         residual = weights * (data - point)
         yy = jnp.sum(weights * slope_y**2) + precision
@@ -209,11 +216,15 @@ def _fit_point(
         yx = jnp.sum(weights * slope_y * slope_x)
         right = jnp.stack([jnp.sum(residual * slope_y), jnp.sum(residual * slope_x)]) + precision * (mean - center)
         change = jnp.stack([xx * right[0] - yx * right[1], yy * right[1] - yx * right[0]]) / (yy * xx - yx**2)
-        moved = center + jnp.where(error > 0, jnp.clip(change, -LARGEST_MOVE, LARGEST_MOVE), 0.0)
-        return moved, center, flux, point
+        change = jnp.where(error > 0, jnp.clip(change, -LARGEST_MOVE, LARGEST_MOVE), 0.0)
+        return number + 1, jnp.abs(change).max(), center + change, center, flux, point
 
-    start = center, center, unit[0], jnp.zeros_like(data)
-    _, center, flux, point = jax.lax.fori_loop(0, ROUNDS + 1, improve, start)
+    def unsettled(state: tuple[Array, ...]) -> Array:
+        number, change, *_ = state
+        return (number <= ROUNDS) & (change > SETTLED)
+
+    start = jnp.zeros((), int), jnp.full((), jnp.inf, center.dtype), center, center, unit[0], jnp.zeros_like(data)
+    *_, center, flux, point = jax.lax.while_loop(unsettled, improve, start)
     return center, flux, point
 
 

@@ -87,7 +87,12 @@ class PointSpread(eqx.Module):
         return cls(sigma, share, fft.kernel_transform(rest, frame_shape, shape), shape)
 
     def draw(
-        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"], shape: tuple[int, int]
+        self,
+        centers: Float[Array, "source 2"],
+        flux: Float[Array, "source band"],
+        shape: tuple[int, int],
+        *,
+        smooth: bool = False,
     ) -> Float[Array, "band y x"]:
         """The sum of points of these fluxes.
 
@@ -99,6 +104,8 @@ class PointSpread(eqx.Module):
             Flux of each point in each band.
         shape
             Shape (y, x) of the image.
+        smooth
+            Whether the rest is left out: several times faster, and good enough for derivatives.
 
         Returns
         -------
@@ -117,6 +124,8 @@ class PointSpread(eqx.Module):
         rows = (light[..., None] * profiles[..., :height]).reshape(n_bands, -1, height)
         columns = profiles[..., height:].reshape(n_bands, -1, width)
         core = jnp.einsum("bky,bkx->byx", rows, columns)
+        if smooth:
+            return core
         weights = stamps.cubic(offset)
         impulses = jnp.einsum("bsy,sx->byx", flux.T[:, :, None] * weights[None, :, :height], weights[:, height:])
         return core + fft.convolve(impulses, self.rest, self.fft_shape)
