@@ -62,10 +62,9 @@ def read_exposure(
 ) -> Exposure:
     """Read the images of several bands from FITS files.
 
-    Extensions are found by name, see `read_planes`. The variance is taken from the first of VARIANCE (VAR),
-    ERR (RMS, STDDEV; squared) and WEIGHT (WHT, INVVAR, IVAR; inverted, 0 means masked) that is there.
-    Without any, the variance of the background is estimated (MAD of the sigma-clipped pixels) and a warning
-    logged: it lacks the photon noise of the sources.
+    Extensions are found by name, see `read_planes`. The variance is taken from the first of VARIANCE (VAR), ERR (RMS,
+    STDDEV; squared) and WEIGHT (WHT, INVVAR, IVAR; inverted, 0 means masked) that is there. Without any, the variance
+    of the background is estimated (MAD of the sigma-clipped pixels) and a warning logged: it lacks the photon noise.
 
     The noise is compared with the scatter of the pixels. If it is less than half or more than twice of that, a warning
     is logged with the ratio and what the plane may be; `noise_kind` says what it is.
@@ -73,8 +72,7 @@ def read_exposure(
     Parameters
     ----------
     paths
-        One file per band, a pattern with ``{band}``, or a single file with a cube or with extensions for
-        each band.
+        One file per band, a pattern with ``{band}``, or a single file with a cube or with extensions for each band.
     bands
         Names of the bands, in order.
     psf
@@ -203,7 +201,6 @@ def open_exposure(
     """
     bands = tuple(bands)
     psf = checked_psf(psf, len(bands))
-    psf_error = check_psf_error(psf_error, len(bands))
     files = _read_files(paths, bands)
     images = _required(files, "image", bands)
     shape = _common_shape(images, images)
@@ -230,7 +227,7 @@ def open_exposure(
         zero_point=np.array(np.broadcast_to(np.asarray(stated, float), len(bands))),
         mask_planes=_common_planes(masks),
         filters=tuple(name for name, _ in facts),
-        psf_error=psf_error,
+        psf_error=check_psf_error(psf_error, len(bands)),
     )
 
 
