@@ -34,7 +34,7 @@ CORE = 0.1
 """Share of the PSF's maximum down to which its contrast counts."""
 
 WINGS = 1e-2
-"""The same for predictions, which hold farther out."""
+"""Share of the PSF's maximum down to which predictions must hold: they reach farther out than the contrast."""
 
 REACH = 2
 """Pixels in each direction that a prediction is made from."""
@@ -53,7 +53,7 @@ PASSES = 20
 
 
 class _Rules(NamedTuple):
-    """What the pixels around one say about it; those around, and itself, are in one row.
+    """Rules for a pixel, from those around it; the pixels around it, and itself in the middle, are in one row.
 
     Attributes
     ----------
@@ -150,7 +150,7 @@ def _excess(
 
 
 def _around(images: np.ndarray, place: tuple[np.ndarray, ...]) -> Float[np.ndarray, "pixel around"]:
-    """What lies around some pixels, and in them; 0 beyond the border."""
+    """Values of the pixels around some pixels, themselves in the middle; 0 beyond the border."""
     band, y, x = (index[:, None] for index in place)
     return np.pad(images, ((0, 0), (REACH, REACH), (REACH, REACH)))[band, y + DY[None] + REACH, x + DX[None] + REACH]
 
@@ -182,10 +182,7 @@ def _rules(stamps: Float[np.ndarray, "band n n"]) -> _Rules:
 def _neighbourhoods(
     stamps: Float[np.ndarray, "band n n"],
 ) -> tuple[Float[np.ndarray, "band around around"], Float[np.ndarray, "band around pixel"]]:
-    """What lies around, and in, the bright pixels of stars at several positions within a pixel; sums of its products.
-
-    The sums are those over all pixels and positions.
-    """
+    """Sums of the products of pixels around one in a star, and those pixels for stars at several sub-pixel positions."""
     peak = stamps.max(axis=(-2, -1), keepdims=True)
     relative = stamps / np.where(peak > 0, peak, 1.0)
     y, x = np.nonzero((relative > WINGS).any(axis=0))

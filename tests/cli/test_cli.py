@@ -86,7 +86,7 @@ def test_deblend_given_positions(images, folder, tmp_path):
     ],
 )
 def test_options_reach_the_fit(given, reached, images, tmp_path, monkeypatch):
-    """What they do there is tested with `deblend_catalog`, which is not called here."""
+    """Options are passed to `deblend_catalog`, which is not run: its own tests show what they do there."""
 
     class CalledError(Exception):
         pass

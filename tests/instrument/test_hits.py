@@ -51,7 +51,7 @@ def test_hits_are_found(height):
 @pytest.mark.parametrize("sigma", [1.4, 1.7])
 @pytest.mark.parametrize("step", [(0, 1), (1, 0), (1, 1), (1, -1)])
 def test_faint_tracks_on_a_star_are_found(sigma, step):
-    """Of 20 σ in each pixel, within three pixels of the centre of a star of S/N 100, in any direction."""
+    """Tracks of 20 σ a pixel, in any direction, within three pixels of the centre of a star of S/N 100."""
     rng = np.random.default_rng(3)
     star = 100 * sigma * np.sqrt(4 * np.pi) * gaussian((48, 48), (23.3, 22.8), sigma)
     n_found = 0
