@@ -182,7 +182,7 @@ def _rules(stamps: Float[np.ndarray, "band n n"]) -> _Rules:
 def _neighbourhoods(
     stamps: Float[np.ndarray, "band n n"],
 ) -> tuple[Float[np.ndarray, "band around around"], Float[np.ndarray, "band around pixel"]]:
-    """Sums of the products of pixels around one in a star, and those pixels for stars at several sub-pixel positions."""
+    """Sums of the products of pixels around one in a star, and those pixels at several sub-pixel positions of it."""
     peak = stamps.max(axis=(-2, -1), keepdims=True)
     relative = stamps / np.where(peak > 0, peak, 1.0)
     y, x = np.nonzero((relative > WINGS).any(axis=0))
