@@ -7,7 +7,8 @@ and weights and all others as they are. Fluxes f_b and the position c minimise
     χ² = Σ_b Σ w (d_b - f_b P_b(x - c))² + (c - c₀)² / σ_c²,
 
 where d is the image less the models of the others. The source is a point if this χ² is good and the residual shows no
-size. Brighter sources come first, so that their wrong models do not decide about their neighbours.
+size. Brighter sources come first, so that their wrong models do not decide about their neighbours. Each is fitted on a
+window of the PSF's edge around its position: beyond, it has no light.
 """
 
 from typing import NamedTuple
@@ -45,9 +46,6 @@ ROUNDS = 3
 
 SETTLED = 1e-3
 """Step of the position in pixels after which there is no other."""
-
-STEP = 0.02
-"""Distance in pixels of the positions whose difference is the derivative of a point's image."""
 
 LARGEST_MOVE = 0.5
 """Largest step of the position along each axis, in pixels."""
@@ -103,41 +101,51 @@ def find_points(
     Points
         Which sources are points, with fluxes and positions.
     """
-    nothing = Points(jnp.zeros_like(compact), spectra, centers)
-    return jax.lax.cond(
-        jnp.any(compact),
-        lambda: _tried(obs, _observed(obs, shapes, spectra, centers), centers, detected, errors, compact, significance),
-        lambda: nothing,
-    )
+
+    def search() -> Points:
+        frames = _frames(obs, shapes, centers)
+        return _tried(obs, frames, spectra, centers, detected, errors, compact, significance)
+
+    return jax.lax.cond(jnp.any(compact), search, lambda: Points(jnp.zeros_like(compact), spectra, centers))
 
 
-def _observed(
-    obs: Observation,
-    shapes: Float[Array, "source s s"],
-    spectra: Float[Array, "source band"],
-    centers: Float[Array, "source 2"],
-) -> Float[Array, "source band y x"]:
-    """The extended models as observed."""
+class _Window(NamedTuple):
+    """What is known about the pixels around a source.
 
-    def one(source: tuple[Array, Array, Array]) -> Array:
-        shape, spectrum, center = source
-        height, width = (n + 2 * obs.margin for n in obs.shape)
-        edges = max(height, width), shape.shape[-1]
+    Attributes
+    ----------
+    data
+        The images less the models of all other sources.
+    weights
+        Their inverse variance.
+    is_nearest
+        Whether no other source is nearer to a pixel.
+    """
+
+    data: Float[Array, "band n n"]
+    weights: Float[Array, "band n n"]
+    is_nearest: Bool[Array, "n n"]
+
+
+def _frames(
+    obs: Observation, shapes: Float[Array, "source s s"], centers: Float[Array, "source 2"]
+) -> Float[Array, "source y x"]:
+    """Extended models of unit flux in model space, which reach beyond the images by the observation's margin."""
+    height, width = (n + 2 * obs.margin for n in obs.shape)
+    edges = max(height, width), shapes.shape[-1]
+
+    def placed(source: tuple[Array, Array]) -> Array:
+        shape, center = source
         rows, columns = jax.vmap(lambda position: stamps.placement(position, *edges))(center + obs.margin)
-        frame = stamps.place(shape / shape.sum(), rows[:height], columns[:width])
-        return obs.convolve(spectrum[:, None, None] * frame[None])
+        return stamps.place(shape / shape.sum(), rows[:height], columns[:width])
 
-    def dark(source: tuple[Array, Array, Array]) -> Array:
-        return jnp.zeros(obs.images.shape, source[0].dtype)
-
-    return jax.lax.map(
-        lambda source: jax.lax.cond(jnp.any(source[1] > 0), one, dark, source), (shapes, spectra, centers)
-    )
+    return jax.lax.map(placed, (shapes, centers))
 
 
 def _tried(
     obs: Observation,
-    extended: Float[Array, "source band y x"],
+    frames: Float[Array, "source y x"],
+    spectra: Float[Array, "source band"],
     centers: Float[Array, "source 2"],
     detected: Float[Array, "source 2"],
     errors: Float[Array, " source"],
@@ -148,73 +156,104 @@ def _tried(
     order = jnp.tile(jnp.argsort(-significance), PASSES)
     first = jnp.arange(len(order)) < len(significance)
     wanted = compact[order] & (first | (jnp.sum(compact) > 1))
-    nearest = _nearest(obs, centers, significance > 0)
-    rest = jnp.asarray(obs.images) - extended.sum(axis=0)
+    n_bands, edge = len(obs.bands), obs.psf.edge
+    around = edge // 2
+    border = ((0, 0), (around, around), (around, around))
+    # a window whose middle pixel is p begins at p in an image with a border of half its edge
+    corners = jnp.round(centers).astype(int)
+
+    def window(image: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (0, *corner), (len(image), edge, edge))
+
+    def extended(source: tuple[Array, Array, Array, Array]) -> Array:
+        frame, spectrum, corner, tried = source
+
+        def observed() -> Array:
+            model = obs.convolve(spectrum[:, None, None] * frame[None])
+            return window(jnp.pad(model, border), corner)
+
+        return jax.lax.cond(tried, observed, lambda: jnp.zeros((n_bands, edge, edge), frame.dtype))
+
+    weights = jnp.pad(jnp.asarray(obs.weights), border)
+    nearest = jnp.pad(_nearest(obs, centers, significance > 0)[None], border, constant_values=-1)
+    everything = obs.convolve(jnp.einsum("sb,syx->byx", spectra, frames))
+    rest = jnp.pad(jnp.asarray(obs.images) - everything, border)
+    models = jax.lax.map(extended, (frames, spectra, corners, compact))
 
     def try_point(rest: Array, found: Points, models: Array, index: Array) -> tuple[Array, Points, Array]:
-        data = rest + models[index]
-        center, flux, point = _fit_point(obs, data, found.center[index], detected[index], errors[index])
-        weights = _with_misfit(obs, point)
-        scaled = _amplitudes(weights, data, extended[index])[:, None, None] * extended[index]
-        chosen = _is_good(obs, jnp.where(nearest == index, weights, 0.0), data, point)
-        best = jnp.where(chosen, point, scaled)
-        center = jnp.where(chosen, center, centers[index])
-        found = Points(
-            found.is_point.at[index].set(chosen), found.flux.at[index].set(flux), found.center.at[index].set(center)
+        corner = corners[index]
+        around = _Window(
+            window(rest, corner) + models[index], window(weights, corner), window(nearest, corner)[0] == index
         )
-        return data - best, found, models.at[index].set(best)
+        middle = corner.astype(centers.dtype)
+        moved, flux, point = _fit_point(
+            obs, around, found.center[index] - middle, detected[index] - middle, errors[index]
+        )
+        model = models[index]
+        scaled = _amplitudes(_with_misfit(around.weights, point), around.data, model)[:, None, None] * model
+        chosen = _is_good(around, point)
+        best = jnp.where(chosen, point, scaled)
+        found = Points(
+            found.is_point.at[index].set(chosen),
+            found.flux.at[index].set(flux),
+            found.center.at[index].set(jnp.where(chosen, moved + middle, centers[index])),
+        )
+        rest = jax.lax.dynamic_update_slice(rest, around.data - best, (0, *corner))
+        return rest, found, models.at[index].set(best)
 
     def one(state: tuple[Array, Points, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Points, Array], None]:
         index, wanted = turn
         return jax.lax.cond(wanted, try_point, lambda *same: same[:3], *state, index), None
 
-    nothing = Points(jnp.zeros_like(compact), jnp.zeros(extended.shape[:2], extended.dtype), centers)
-    (_, found, _), _ = jax.lax.scan(one, (rest, nothing, extended), (order, wanted))
+    nothing = Points(jnp.zeros_like(compact), jnp.zeros_like(spectra), centers)
+    (_, found, _), _ = jax.lax.scan(one, (rest, nothing, models), (order, wanted))
     return found
 
 
 def _nearest(obs: Observation, centers: Float[Array, "source 2"], lit: Bool[Array, " source"]) -> Int[Array, "y x"]:
-    """Number of the source that is nearest to each pixel: beyond, wrong models of neighbours decide about a fit."""
+    """Index of the source that is nearest to each pixel: beyond, wrong models of neighbours decide about a fit."""
     y, x = (jnp.arange(n, dtype=centers.dtype) for n in obs.shape)
     rows, columns = y[None, :, None] - centers[:, 0, None, None], x[None, None, :] - centers[:, 1, None, None]
     distance2 = rows**2 + columns**2
     return jnp.argmin(jnp.where(lit[:, None, None], distance2, jnp.inf), axis=0)
 
 
-def _is_good(obs: Observation, weights: Array, data: Array, point: Array) -> Bool[Array, ""]:
+def _is_good(window: _Window, point: Float[Array, "band n n"]) -> Bool[Array, ""]:
     """Whether a point is bright enough to be told from a galaxy, explains the data, and leaves no size in them."""
+    weights = jnp.where(window.is_nearest, _with_misfit(window.weights, point), 0.0)
     bright = weights * point**2 > 1
-    chi2 = jnp.sum(jnp.where(bright, weights * (data - point) ** 2, 0.0))
+    chi2 = jnp.sum(jnp.where(bright, weights * (window.data - point) ** 2, 0.0))
     n_bright = jnp.sum(bright, dtype=chi2.dtype)
     # χ² of n pixels has a scatter of √(2 n)
     explained = chi2 <= LARGEST_CHI2 * n_bright + 3 * jnp.sqrt(2 * n_bright)
-    snr = jnp.sqrt(jnp.sum(obs.weights * point**2))
+    snr = jnp.sqrt(jnp.sum(window.weights * point**2))
     allowed = jnp.clip(LARGEST_EXTENSION[0] * jnp.sqrt(snr / SMALLEST_SNR), *LARGEST_EXTENSION)
-    return explained & (snr > SMALLEST_SNR) & (_extension(weights, data, point) < allowed)
+    return explained & (snr > SMALLEST_SNR) & (_extension(weights, window.data, point) < allowed)
 
 
 def _fit_point(
-    obs: Observation, data: Array, center: Array, mean: Array, error: Array
-) -> tuple[Float[Array, "2"], Float[Array, " band"], Float[Array, "band y x"]]:
-    """Position, fluxes and image of the best point, by Gauss–Newton steps of the position."""
-    unit = jnp.ones((1, len(data)), data.dtype)
-    offsets = STEP * jnp.asarray([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], center.dtype)
+    obs: Observation, window: _Window, center: Array, mean: Array, error: Array
+) -> tuple[Float[Array, "2"], Float[Array, " band"], Float[Array, "band n n"]]:
+    """Position, fluxes and image of the best point, by Gauss–Newton steps of the position.
+
+    Positions are relative to the middle pixel of the window.
+    """
+    data = window.data
+    spread = obs.prepared().points
+    assert spread is not None  # that is what `prepared` means
     precision = 1 / jnp.maximum(error, 1e-4) ** 2
 
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
         number, _, center, *_ = state
-        drawn = obs.draw_points(center[None], unit)
-        # points a little beside it, whose differences are its derivatives
-        smooth = jax.vmap(lambda offset: obs.draw_points((center + offset)[None], unit, smooth=True))(offsets)
-        flux = _amplitudes(jnp.asarray(obs.weights), data, drawn)
-        point = flux[:, None, None] * drawn
-        slope_y, slope_x = flux[None, :, None, None] * (smooth[1:] - smooth[:1]) / STEP
-        weights = _with_misfit(obs, point)
-        residual = weights * (data - point)
-        yy = jnp.sum(weights * slope_y**2) + precision
-        xx = jnp.sum(weights * slope_x**2) + precision
-        yx = jnp.sum(weights * slope_y * slope_x)
-        right = jnp.stack([jnp.sum(residual * slope_y), jnp.sum(residual * slope_x)]) + precision * (mean - center)
+        drawn = spread.window(center)
+        unit = jnp.broadcast_to(drawn.image, data.shape)
+        flux = _amplitudes(window.weights, data, unit)
+        point = flux[:, None, None] * unit
+        slopes = flux[None, :, None, None] * jnp.stack([drawn.slope_y, drawn.slope_x])
+        weighted = _with_misfit(window.weights, point)[None] * slopes
+        right = jnp.einsum("kbyx,byx->k", weighted, data - point) + precision * (mean - center)
+        matrix = jnp.einsum("kbyx,lbyx->kl", weighted, slopes)
+        yy, xx, yx = matrix[0, 0] + precision, matrix[1, 1] + precision, matrix[0, 1]
         change = jnp.stack([xx * right[0] - yx * right[1], yy * right[1] - yx * right[0]]) / (yy * xx - yx**2)
         change = jnp.where(error > 0, jnp.clip(change, -LARGEST_MOVE, LARGEST_MOVE), 0.0)
         return number + 1, jnp.abs(change).max(), center + change, center, flux, point
@@ -223,7 +262,8 @@ def _fit_point(
         number, change, *_ = state
         return (number <= ROUNDS) & (change > SETTLED)
 
-    start = jnp.zeros((), int), jnp.full((), jnp.inf, center.dtype), center, center, unit[0], jnp.zeros_like(data)
+    dark = jnp.zeros(len(data), data.dtype), jnp.zeros_like(data)
+    start = jnp.zeros((), int), jnp.full((), jnp.inf, center.dtype), center, center, *dark
     *_, center, flux, point = jax.lax.while_loop(unsettled, improve, start)
     return center, flux, point
 
@@ -246,9 +286,8 @@ def _extension(weights: Array, data: Array, point: Array) -> Float[Array, ""]:
     return jnp.where(precision > 0, signal * jax.lax.rsqrt(jnp.where(precision > 0, precision, 1.0)), 0.0)
 
 
-def _with_misfit(obs: Observation, model: Float[Array, "band y x"]) -> Float[Array, "band y x"]:
+def _with_misfit(weights: Float[Array, "band n n"], model: Float[Array, "band n n"]) -> Float[Array, "band n n"]:
     """Weights with the error of the PSF counted as noise."""
-    weights = jnp.asarray(obs.weights)
     misfit = MISFIT * model + FAINT_MISFIT * model.max(axis=(-2, -1), keepdims=True)
     return weights / (1 + weights * misfit**2)
 

@@ -180,18 +180,15 @@ class Observation(eqx.Module):
         return convolved[(..., *inside)]
 
     def draw_points(
-        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"], *, smooth: bool = False
+        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"]
     ) -> Float[Array, "band y x"]:
-        """Points of light at sub-pixel positions, as seen through the PSF of each band; 0 on padding.
-
-        `smooth` is that of `PointSpread.draw`.
-        """
+        """Points of light at sub-pixel positions, as seen through the PSF of each band; 0 on padding."""
         obs = self.prepared()
         assert obs.points is not None  # that is what `prepared` means
         height, width = jnp.asarray(obs.extent)
         y, x = (jnp.arange(n, dtype=height.dtype) for n in obs.shape)
         real = (y < height)[:, None] & (x < width)[None, :]
-        return jnp.where(real, obs.points.draw(centers, flux, obs.shape, smooth=smooth), 0.0)
+        return jnp.where(real, obs.points.draw(centers, flux, obs.shape), 0.0)
 
     def correlate(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band y x"]:
         """The adjoint of `convolve` of models that cover the images alone."""

@@ -10,6 +10,8 @@ with pixel-integrated Gaussians G, the rest R_b = P_b - Σ_j a_bj G(σ_bj) and t
 Gaussian PSF has no rest, and is exact.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,22 @@ RIDGE = 2e-7
 """Added to the diagonal of the normal equations of the amplitudes, relative to itself: the Gaussians are much alike."""
 
 
+class PointWindow(NamedTuple):
+    """A point of unit flux on a window of the PSF's edge, and how it changes with its position.
+
+    Attributes
+    ----------
+    image
+        The point in each band.
+    slope_y, slope_x
+        Derivatives of its Gaussians with respect to its position; those of the small rest are left out.
+    """
+
+    image: Float[Array, "band n n"]
+    slope_y: Float[Array, "band n n"]
+    slope_x: Float[Array, "band n n"]
+
+
 class PointSpread(eqx.Module):
     """What points of light look like in each band, at any position.
 
@@ -34,7 +52,9 @@ class PointSpread(eqx.Module):
     sigma, share
         σ in pixels and flux of each Gaussian.
     rest
-        Transform of what the Gaussians leave of the PSF.
+        What the Gaussians leave of the PSF.
+    transform
+        Transform of the rest.
     fft_shape
         FFT shape of this transform.
 
@@ -51,7 +71,8 @@ class PointSpread(eqx.Module):
 
     sigma: Float[Array, "band gaussian"]
     share: Float[Array, "band gaussian"]
-    rest: Complex[Array, "band ky kx"]
+    rest: Float[Array, "band n n"]
+    transform: Complex[Array, "band ky kx"]
     fft_shape: tuple[int, int] = eqx.field(static=True)
 
     @classmethod
@@ -80,19 +101,13 @@ class PointSpread(eqx.Module):
         if known_edge is not None:
             known = jnp.abs(offset) <= (known_edge // 2).astype(offset.dtype)
             profiles = jnp.where(known, profiles, 0.0)
-        models = profiles[..., :, None] * profiles[..., None, :]
-        share = lstsq.one_by_one(_amplitudes, models, psf)
-        rest = psf - jnp.einsum("bg,bgyx->byx", share, models)
+        share = lstsq.one_by_one(_amplitudes, profiles, psf)
+        rest = psf - jnp.einsum("bgy,bgx->byx", share[..., None] * profiles, profiles)
         shape = fft.same_shape(frame_shape, (psf.shape[-2], psf.shape[-1]))
-        return cls(sigma, share, fft.kernel_transform(rest, frame_shape, shape), shape)
+        return cls(sigma, share, rest, fft.kernel_transform(rest, frame_shape, shape), shape)
 
     def draw(
-        self,
-        centers: Float[Array, "source 2"],
-        flux: Float[Array, "source band"],
-        shape: tuple[int, int],
-        *,
-        smooth: bool = False,
+        self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"], shape: tuple[int, int]
     ) -> Float[Array, "band y x"]:
         """The sum of points of these fluxes.
 
@@ -104,8 +119,6 @@ class PointSpread(eqx.Module):
             Flux of each point in each band.
         shape
             Shape (y, x) of the image.
-        smooth
-            Whether the rest is left out: several times faster, and good enough for derivatives.
 
         Returns
         -------
@@ -124,11 +137,36 @@ class PointSpread(eqx.Module):
         rows = (light[..., None] * profiles[..., :height]).reshape(n_bands, -1, height)
         columns = profiles[..., height:].reshape(n_bands, -1, width)
         core = jnp.einsum("bky,bkx->byx", rows, columns)
-        if smooth:
-            return core
         weights = stamps.cubic(offset)
         impulses = jnp.einsum("bsy,sx->byx", flux.T[:, :, None] * weights[None, :, :height], weights[:, height:])
-        return core + fft.convolve(impulses, self.rest, self.fft_shape)
+        return core + fft.convolve(impulses, self.transform, self.fft_shape)
+
+    def window(self, center: Float[Array, "2"]) -> PointWindow:
+        """A point on a window of the PSF's edge, which is faster than a whole image.
+
+        Parameters
+        ----------
+        center
+            Position (y, x) relative to the middle pixel of the window, in pixels.
+        """
+        edge = self.rest.shape[-1]
+        pixel = jnp.arange(edge, dtype=center.dtype) - edge // 2
+
+        def profiles(center: Array) -> Array:
+            offset = pixel[None, :] - center[:, None]
+            return _profile(offset[None, None], self.sigma[..., None, None])
+
+        values, slopes = jax.jvp(profiles, (center,), (jnp.ones_like(center),))
+        rows, columns = self.share[..., None] * values[:, :, 0], values[:, :, 1]
+        row_slopes, column_slopes = self.share[..., None] * slopes[:, :, 0], slopes[:, :, 1]
+        sums = jnp.einsum(
+            "kbgy,kbgx->kbyx",
+            jnp.stack([rows, row_slopes, rows]),
+            jnp.stack([columns, columns, column_slopes]),
+        )
+        shift = stamps.cubic(pixel[None, :, None] - pixel[None, None, :] - center[:, None, None])
+        rest = jnp.einsum("yj,bjk,xk->byx", shift[0], self.rest, shift[1])
+        return PointWindow(sums[0] + rest, sums[1], sums[2])
 
 
 def _core_sigma(psf: Float[Array, "band n n"]) -> Float[Array, " band"]:
@@ -143,11 +181,11 @@ def _profile(offset: Float[Array, "..."], sigma: Float[Array, "..."]) -> Float[A
     return 0.5 * (erf((offset + 0.5) * scale) - erf((offset - 0.5) * scale))
 
 
-def _amplitudes(models: Float[Array, "gaussian n n"], psf: Float[Array, "n n"]) -> Float[Array, " gaussian"]:
-    """Amplitudes of either sign that come nearest to a PSF."""
-    flat = models.reshape(len(models), -1)
-    scale = jax.lax.rsqrt(jnp.sum(flat**2, axis=1))
-    flat = flat * scale[:, None]
-    matrix = flat @ flat.T + RIDGE * jnp.eye(len(flat), dtype=flat.dtype)
-    factor = jax.scipy.linalg.cho_factor(matrix)
-    return scale * jax.scipy.linalg.cho_solve(factor, flat @ psf.reshape(-1))
+def _amplitudes(profiles: Float[Array, "gaussian n"], psf: Float[Array, "n n"]) -> Float[Array, " gaussian"]:
+    """Amplitudes of either sign of Gaussians of these profiles along both axes, that come nearest to a PSF."""
+    norm = jnp.sum(profiles**2, axis=1)
+    # products of two-dimensional Gaussians are the squares of those of their profiles
+    matrix = (profiles @ profiles.T) ** 2 / (norm[:, None] * norm[None, :])
+    matrix = matrix + RIDGE * jnp.eye(len(matrix), dtype=matrix.dtype)
+    vector = jnp.einsum("gy,yx,gx->g", profiles, psf, profiles) / norm
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), vector) / norm
