@@ -48,6 +48,9 @@ RIDGE = 3e-3
 PHASES = (0.0, 0.5)
 """Positions within a pixel for which predictions must hold."""
 
+FFT_STEP = 8
+"""Edges of transforms are multiples of it; those of a prime length take several times as long."""
+
 PASSES = 20
 """How often the rules are applied at most: a hit makes others near it stand out less, or more, than they do alone."""
 
@@ -135,16 +138,19 @@ def _excess(
     rules: _Rules, images: np.ndarray, weights: np.ndarray, place: tuple[np.ndarray, ...]
 ) -> Float[np.ndarray, " pixel"]:
     """By how many σ more than allowed usable pixels break a rule; 0 if none, or an unusable pixel is needed for it."""
-    band = place[0]
     around, known = _around(images, place), _around(weights, place)
     variance = 1 / np.where(known > 0, known, np.inf)
-    coefficients, used = rules.coefficients[band], rules.used.T.astype(float)
     middle = len(DY) // 2
-    excess = around[:, middle, None] - np.einsum("pra,pa->pr", coefficients, around)
-    noise = np.sqrt(variance[:, middle, None] + np.einsum("pra,pa->pr", coefficients**2, variance))
+    predicted, noise = (np.empty((len(around), len(rules.used))) for _ in range(2))
+    for band, coefficients in enumerate(rules.coefficients):
+        here = place[0] == band
+        predicted[here] = around[here] @ coefficients.T
+        noise[here] = np.sqrt(variance[here, middle, None] + variance[here] @ (coefficients**2).T)
+    used = rules.used.T.astype(float)
     light = np.sqrt(np.maximum((around**2 - variance) @ used, 0.0) / used.sum(axis=0)[None])
+    excess = around[:, middle, None] - predicted
     excess = np.where(rules.two_sided[None], np.abs(excess), excess)
-    beyond = (excess - rules.slack[band] * light) / noise - rules.significance[None]
+    beyond = (excess - rules.slack[place[0]] * light) / noise - rules.significance[None]
     missing = (known <= 0) @ used > 0
     return np.where(missing, 0.0, np.maximum(beyond, 0.0)).max(axis=1)
 
@@ -190,18 +196,30 @@ def _neighbourhoods(
     half = int(max(np.abs(y - middle).max(initial=0), np.abs(x - middle).max(initial=0))) + 1
     margin = 2 * REACH + 1
     relative = relative[:, max(middle - half, 0) : middle + half + 1, max(middle - half, 0) : middle + half + 1]
-    edge = relative.shape[-1] + 2 * margin
-    transform = np.fft.rfft2(np.pad(relative, ((0, 0), (margin, margin), (margin, margin))))
-    correlation = np.fft.irfft2(np.abs(transform) ** 2, (edge, edge))
+    padded = np.pad(relative, ((0, 0), (margin, margin), (margin, margin)))
+    grid = 2 * (-(-padded.shape[-1] // FFT_STEP) * FFT_STEP,)
+    correlation = np.fft.irfft2(np.abs(np.fft.rfft2(padded, grid)) ** 2, grid)
     products = correlation[:, DY[:, None] - DY[None], DX[:, None] - DX[None]]
-    phase = np.exp(-2j * np.pi * np.outer(PHASES, np.fft.fftfreq(edge)))
-    shifts = phase[:, None, :, None] * phase[None, :, None, : edge // 2 + 1]
-    images = np.fft.irfft2(transform[:, None, None] * shifts[None], (edge, edge))
-    windows = np.lib.stride_tricks.sliding_window_view(
-        images[..., REACH:-REACH, REACH:-REACH], (2 * REACH + 1, 2 * REACH + 1), axis=(-2, -1)
-    )
-    pixels = np.moveaxis(windows, (-2, -1), (1, 2))
+    images = _shifted(_shifted(padded, -2), -1)
+    size = 2 * REACH + 1
+    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(-2, -1))
+    row = np.arange(images.shape[-1] - size + 1)[:, None] - np.arange(images.shape[-1])[None]
+    in_window = ((row <= 0) & (row > -size)).astype(images.dtype)
+    light = in_window @ images**2 @ in_window.T
+    # nothing is said about pixels where all light around is faint, which are most of them
+    bright = (light > WINGS**2 * light.max(axis=(1, 2, 3, 4), keepdims=True)).any(axis=0)
+    pixels = np.moveaxis(windows[:, bright], 1, -1)
     return products, pixels.reshape(len(stamps), len(DY), -1)
+
+
+def _shifted(images: Float[np.ndarray, "band *phase y x"], axis: int) -> Float[np.ndarray, "band phase *others y x"]:
+    """Images at several sub-pixel positions along one of the last two axes, interpolated by Fourier's series."""
+    edge = images.shape[axis]
+    transform = np.fft.rfft(np.eye(edge))
+    frequency = np.fft.rfftfreq(edge)
+    matrices = [np.fft.irfft(transform * np.exp(-2j * np.pi * phase * frequency), edge) for phase in PHASES]
+    # rows of a matrix are the images of single bright pixels
+    return np.stack([(images.swapaxes(axis, -1) @ matrix).swapaxes(axis, -1) for matrix in matrices], axis=1)
 
 
 def _predictions(
@@ -216,9 +234,8 @@ def _predictions(
     matrix = np.where(both[None], (gram + ridge)[:, None], np.eye(len(DY))[None, None])
     vector = np.where(used[None], gram[:, None, middle], 0.0)
     coefficients = np.linalg.solve(matrix, vector[..., None])[..., 0]
-    # sums by einsum: threads of linear algebra cost more than matrices as small as these
-    error = np.abs(around[:, None, middle] - np.einsum("bro,bop->brp", coefficients, around))
-    light = np.sqrt(np.einsum("ro,bop->brp", used / used.sum(axis=1, keepdims=True), around**2))
+    error = np.abs(around[:, None, middle] - coefficients @ around)
+    light = np.sqrt((used / used.sum(axis=1, keepdims=True))[None] @ around**2)
     bright = light > WINGS * light.max(axis=-1, keepdims=True)
     ratio = np.where(bright, error / np.where(bright, light, 1.0), 0.0)
     return coefficients, PSF_ERROR + ratio.max(axis=-1)
