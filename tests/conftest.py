@@ -6,12 +6,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook looks it up by name)
+
+# a machine that is busy for a moment must not make a test fail
+hypothesis.settings.register_profile("jaxdeblend", deadline=None)
+hypothesis.settings.load_profile("jaxdeblend")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
