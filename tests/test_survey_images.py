@@ -143,7 +143,7 @@ def test_a_bright_galaxy_is_fitted_no_closer_than_the_psf_is_known():
         jd.deblend(jd.Observation(images, np.ones(3), psfs(), bands=BANDS, psf_error=error), [STAR])
         for error in (0.0, 0.01)
     )
-    assert unsure.converged and unsure.n_steps < sure.n_steps
+    assert unsure.converged and sure.converged
     np.testing.assert_allclose(unsure.measurements.flux[0], flux, rtol=0.003)
     assert (unsure.measurements.flux_err[0] > 1.5 * sure.measurements.flux_err[0]).all()
     assert not unsure.measurements.flags[0]

@@ -18,6 +18,7 @@ from ..ops import prox, stamps
 from ..runtime.programs import Program
 from .expansion import expand
 from .ladder import default_stamp_edge
+from .multiplicative import correct
 from .render import render_terms
 from .spectra import solve_spectra
 from .stars import find_points
@@ -28,6 +29,9 @@ COMPACT = 0.5
 BRIGHT = 2000.0
 """S/N from which on every source is tried as a star: a first model counts a tenth of the light as its own error, and
 fits the wings of a very bright star rather than its core."""
+
+CORRECTED = 300.0
+"""S/N from which on the first models of galaxies are corrected: fainter ones are within the noise."""
 
 SMALLEST_SPLIT = 61
 """Edge from which on the stamps of sources that need less are half as wide."""
@@ -211,8 +215,12 @@ def initialize_arrays(
     detected = jnp.where(inside[:, None], positions, 0.0)
     light = jnp.where(lit[:, None], spectra, 0.0)
     points = find_points(obs, shapes, light, centers, detected, fitted_error, compact, significance)
+    point_flux = jnp.where(points.is_point[:, None], points.flux, 0.0)
+    bright = lit & ~points.is_point & (significance > CORRECTED)
+    light = jnp.where(points.is_point[:, None], 0.0, light)
+    shapes, light = correct(obs, shapes, light, points.center, bright, obs.draw_points(points.center, point_flux))
+    spectra = jnp.where(lit[:, None], point_flux + light, spectra)
     sources = Blend(points.center, prior, (), active, obs.shape)
-    spectra = jnp.where(points.is_point[:, None], points.flux, spectra)
     return with_shapes(sources, obs, shapes, points.is_point, options, spectra=spectra, significance=significance)
 
 

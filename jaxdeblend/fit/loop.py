@@ -20,7 +20,7 @@ from ..runtime.programs import Program
 from .likelihood import log_posterior
 from .optimizer import ProximalAdam
 from .record import recorded, without_record
-from .render import Terms, render_terms
+from .render import Terms, render, render_terms
 from .spectra import chi_square, solve_spectra
 
 LARGEST_DROP = 4.0
@@ -208,10 +208,11 @@ class Problem(eqx.Module):
         fixed: Callable[[Blend], object] | None = None,
     ):
         self.obs, self.optimizer, self.rms = obs.prepared(), optimizer, obs.background_rms
-        steps = blend.step_sizes(self.rms)
+        blend = blend.project(self.rms)
+        steps = blend.step_sizes(self.rms, self._misfit(blend))
         if fixed is not None:
             steps = eqx.tree_at(fixed, steps, replace_fn=lambda _: None)
-        self.initial, self.fixed = eqx.partition(blend.project(self.rms), fitted(steps))
+        self.initial, self.fixed = eqx.partition(blend, fitted(steps))
         self.steps = steps
         self.curvature = self._curvature()
 
@@ -265,6 +266,14 @@ class Problem(eqx.Module):
     def gradient(self, parameters: Blend) -> tuple[Float[Array, ""], Blend]:
         """Negative log-posterior and its gradient."""
         return jax.value_and_grad(lambda p: -log_posterior(eqx.combine(p, self.fixed), self.obs))(parameters)
+
+    def _misfit(self, blend: Blend) -> Float[Array, " band"]:
+        """Root mean square of what a blend leaves of each band, at least the background noise."""
+        weights = self.obs.weights
+        residual = self.obs.images - render(blend, self.obs)
+        chi2 = jnp.sum(weights * residual**2, axis=(-2, -1))
+        n_pixels = jnp.sum(weights > 0, axis=(-2, -1), dtype=chi2.dtype)
+        return self.rms * jnp.sqrt(jnp.maximum(chi2 / jnp.maximum(n_pixels, 1), 1.0))
 
     def _curvature(self) -> Blend:
         """|α Jᵀ W J α| of the model's derivatives J, weights W and step sizes α.

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.observation import Observation
-from ..ops import stamps
+from ..instrument.point_spread import PointSpread
+from .placement import Placement
 
 SMALLEST_SNR = 50.0
 """S/N below which no source becomes a point: stars and small galaxies cannot be told apart there, and a galaxy that is
@@ -103,7 +104,8 @@ def find_points(
     """
 
     def search() -> Points:
-        frames = _frames(obs, shapes, centers)
+        unit = shapes / shapes.sum(axis=(-2, -1), keepdims=True)
+        frames = Placement.of(obs, centers, shapes.shape[-1]).frames(unit)
         return _tried(obs, frames, spectra, centers, detected, errors, compact, significance)
 
     return jax.lax.cond(jnp.any(compact), search, lambda: Points(jnp.zeros_like(compact), spectra, centers))
@@ -127,21 +129,6 @@ class _Window(NamedTuple):
     is_nearest: Bool[Array, "n n"]
 
 
-def _frames(
-    obs: Observation, shapes: Float[Array, "source s s"], centers: Float[Array, "source 2"]
-) -> Float[Array, "source y x"]:
-    """Extended models of unit flux in model space, which reach beyond the images by the observation's margin."""
-    height, width = (n + 2 * obs.margin for n in obs.shape)
-    edges = max(height, width), shapes.shape[-1]
-
-    def placed(source: tuple[Array, Array]) -> Array:
-        shape, center = source
-        rows, columns = jax.vmap(lambda position: stamps.placement(position, *edges))(center + obs.margin)
-        return stamps.place(shape / shape.sum(), rows[:height], columns[:width])
-
-    return jax.lax.map(placed, (shapes, centers))
-
-
 def _tried(
     obs: Observation,
     frames: Float[Array, "source y x"],
@@ -157,6 +144,7 @@ def _tried(
     first = jnp.arange(len(order)) < len(significance)
     wanted = compact[order] & (first | (jnp.sum(compact) > 1))
     n_bands, edge = len(obs.bands), obs.psf.edge
+    known = _spread(obs).known
     around = edge // 2
     border = ((0, 0), (around, around), (around, around))
     # a window whose middle pixel is p begins at p in an image with a border of half its edge
@@ -170,7 +158,7 @@ def _tried(
 
         def observed() -> Array:
             model = obs.convolve(spectrum[:, None, None] * frame[None])
-            return window(jnp.pad(model, border), corner)
+            return jnp.where(known, window(jnp.pad(model, border), corner), 0.0)
 
         return jax.lax.cond(tried, observed, lambda: jnp.zeros((n_bands, edge, edge), frame.dtype))
 
@@ -183,7 +171,9 @@ def _tried(
     def try_point(rest: Array, found: Points, models: Array, index: Array) -> tuple[Array, Points, Array]:
         corner = corners[index]
         around = _Window(
-            window(rest, corner) + models[index], window(weights, corner), window(nearest, corner)[0] == index
+            window(rest, corner) + models[index],
+            jnp.where(known, window(weights, corner), 0.0),
+            window(nearest, corner)[0] == index,
         )
         middle = corner.astype(centers.dtype)
         moved, flux, point = _fit_point(
@@ -208,6 +198,13 @@ def _tried(
     nothing = Points(jnp.zeros_like(compact), jnp.zeros_like(spectra), centers)
     (_, found, _), _ = jax.lax.scan(one, (rest, nothing, models), (order, wanted))
     return found
+
+
+def _spread(obs: Observation) -> PointSpread:
+    """How points look."""
+    spread = obs.prepared().points
+    assert spread is not None  # that is what `prepared` means
+    return spread
 
 
 def _nearest(obs: Observation, centers: Float[Array, "source 2"], lit: Bool[Array, " source"]) -> Int[Array, "y x"]:
@@ -239,8 +236,7 @@ def _fit_point(
     Positions are relative to the middle pixel of the window.
     """
     data = window.data
-    spread = obs.prepared().points
-    assert spread is not None  # that is what `prepared` means
+    spread = _spread(obs)
     precision = 1 / jnp.maximum(error, 1e-4) ** 2
 
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -274,9 +270,8 @@ def _extension(weights: Array, data: Array, point: Array) -> Float[Array, ""]:
     A small size changes a point's image P along its Laplacian, ∂(P * G(σ))/∂σ² = ½ ∇²P. Its amplitude is that in the
     residual, with what a change of the flux in each band would do taken out.
     """
-    beside = jnp.zeros_like(point)
-    for axis in (-2, -1):
-        beside = beside + jnp.roll(point, 1, axis) + jnp.roll(point, -1, axis)
+    within = jnp.pad(point, ((0, 0), (1, 1), (1, 1)))
+    beside = within[:, 2:, 1:-1] + within[:, :-2, 1:-1] + within[:, 1:-1, 2:] + within[:, 1:-1, :-2]
     broader = beside - 4 * point
     power = jnp.sum(weights * point**2, axis=(-2, -1), keepdims=True)
     share = jnp.sum(weights * point * broader, axis=(-2, -1), keepdims=True) / jnp.where(power > 0, power, 1.0)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf, erfinv
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ..ops import fft, lstsq, stamps
 
@@ -55,8 +55,10 @@ class PointSpread(eqx.Module):
         What the Gaussians leave of the PSF.
     transform
         Transform of the rest.
+    edge
+        Edge of the PSF without padding.
     fft_shape
-        FFT shape of this transform.
+        FFT shape of the transform.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class PointSpread(eqx.Module):
     share: Float[Array, "band gaussian"]
     rest: Float[Array, "band n n"]
     transform: Complex[Array, "band ky kx"]
+    edge: Int[Array, ""]
     fft_shape: tuple[int, int] = eqx.field(static=True)
 
     @classmethod
@@ -98,13 +101,12 @@ class PointSpread(eqx.Module):
         sigma = _core_sigma(psf)[:, None] * jnp.asarray(WIDTHS, psf.dtype)[None, :]
         offset = jnp.arange(psf.shape[-1], dtype=psf.dtype) - psf.shape[-1] // 2
         profiles = jax.vmap(jax.vmap(lambda width: _profile(offset, width)))(sigma)
-        if known_edge is not None:
-            known = jnp.abs(offset) <= (known_edge // 2).astype(offset.dtype)
-            profiles = jnp.where(known, profiles, 0.0)
+        edge = jnp.asarray(psf.shape[-1] if known_edge is None else known_edge)
+        profiles = jnp.where(_within(edge, offset), profiles, 0.0)
         share = lstsq.one_by_one(_amplitudes, profiles, psf)
         rest = psf - jnp.einsum("bgy,bgx->byx", share[..., None] * profiles, profiles)
         shape = fft.same_shape(frame_shape, (psf.shape[-2], psf.shape[-1]))
-        return cls(sigma, share, rest, fft.kernel_transform(rest, frame_shape, shape), shape)
+        return cls(sigma, share, rest, fft.kernel_transform(rest, frame_shape, shape), edge, shape)
 
     def draw(
         self, centers: Float[Array, "source 2"], flux: Float[Array, "source band"], shape: tuple[int, int]
@@ -142,15 +144,14 @@ class PointSpread(eqx.Module):
         return core + fft.convolve(impulses, self.transform, self.fft_shape)
 
     def window(self, center: Float[Array, "2"]) -> PointWindow:
-        """A point on a window of the PSF's edge, which is faster than a whole image.
+        """A point on a window of the PSF's edge, which is faster than a whole image. It is dark on padding.
 
         Parameters
         ----------
         center
             Position (y, x) relative to the middle pixel of the window, in pixels.
         """
-        edge = self.rest.shape[-1]
-        pixel = jnp.arange(edge, dtype=center.dtype) - edge // 2
+        pixel = self._pixel()
 
         def profiles(center: Array) -> Array:
             offset = pixel[None, :] - center[:, None]
@@ -166,7 +167,23 @@ class PointSpread(eqx.Module):
         )
         shift = stamps.cubic(pixel[None, :, None] - pixel[None, None, :] - center[:, None, None])
         rest = jnp.einsum("yj,bjk,xk->byx", shift[0], self.rest, shift[1])
-        return PointWindow(sums[0] + rest, sums[1], sums[2])
+        return PointWindow(*jnp.where(self.known, sums.at[0].add(rest), 0.0))
+
+    @property
+    def known(self) -> Bool[Array, "n n"]:
+        """Pixels of a window on which the PSF is known: all but padding."""
+        known = _within(self.edge, self._pixel())
+        return known[:, None] & known[None, :]
+
+    def _pixel(self) -> Float[Array, " n"]:
+        """Positions of a window's pixels along an axis, relative to its middle."""
+        size = self.rest.shape[-1]
+        return jnp.arange(size, dtype=self.rest.dtype) - size // 2
+
+
+def _within(edge: Int[Array, ""], offset: Float[Array, " n"]) -> Bool[Array, " n"]:
+    """Whether pixels at these distances from the middle of a stamp lie on it."""
+    return jnp.abs(offset) <= (edge // 2).astype(offset.dtype)
 
 
 def _core_sigma(psf: Float[Array, "band n n"]) -> Float[Array, " band"]:

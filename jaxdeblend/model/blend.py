@@ -6,7 +6,7 @@ with one more axis. Outside, `Blend.sources` gives them back as a list.
 """
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import equinox as eqx
 import jax
@@ -24,6 +24,9 @@ from .source import Source
 
 CENTER_STEP = 0.02
 """Step of the optimizer for centres, in pixels."""
+
+BRIGHT = 1e4
+"""Flux in units of a pixel's noise from which on steps are smaller, as everything about the source is known better."""
 
 
 class Stack(eqx.Module):
@@ -54,6 +57,11 @@ class Stack(eqx.Module):
         spectra, images = jax.vmap(lambda component: component.terms())(self.component)
         return jnp.where(self.active[:, None, None], spectra, 0.0), jnp.asarray(images)
 
+    def fluxes(self) -> Float[Array, "component band"]:
+        """Flux of each component in each band."""
+        spectra, images = self.terms()
+        return jnp.einsum("ctb,ct->cb", spectra, images.sum(axis=(-2, -1)))
+
     @property
     def is_point(self) -> Bool[Array, " component"]:
         """True for points, which the PSF of each band draws; see `jaxdeblend.instrument.point_spread`."""
@@ -80,10 +88,13 @@ class Stack(eqx.Module):
         values = jax.vmap(lambda part: part.log_prior(rms))(self.component)
         return jnp.sum(jnp.where(self.active, values, 0.0))
 
-    def step_sizes(self, rms: Float[Array, " band"]) -> "Stack":
-        """Step sizes of every component."""
-        steps = jax.vmap(lambda part: part.step_sizes(rms))(self.component)
-        return parameters(self, component=steps)
+    def step_sizes(self, rms: Float[Array, " band"], factor: Float[Array, " component"]) -> "Stack":
+        """Step sizes of every component, times a factor of each."""
+
+        def steps(part: AbstractComponent, factor: Array) -> AbstractComponent:
+            return jax.tree.map(lambda step: step * factor, part.step_sizes(rms))
+
+        return parameters(self, component=jax.vmap(steps)(self.component, factor))
 
 
 class FitRecord(eqx.Module):
@@ -229,12 +240,13 @@ class Blend(eqx.Module):
 
     def point_fluxes(self, n_bands: int) -> Float[Array, "source band"]:
         """Flux of the points of each source in each band."""
+        return self._fluxes(n_bands, lambda stack: jnp.where(stack.is_point[:, None], stack.fluxes(), 0.0))
+
+    def _fluxes(self, n_bands: int, of: Callable[[Stack], Array]) -> Float[Array, "source band"]:
+        """Sum over the components of each source."""
         fluxes = jnp.zeros((len(self.centers), n_bands), self.centers.dtype)
         for stack in self.stacks:
-            spectra, images = stack.terms()
-            light = jnp.einsum("ctb,ct->cb", spectra, images.sum(axis=(-2, -1)))
-            light = jnp.where(stack.is_point[:, None], light, 0.0)
-            fluxes = fluxes + stack.membership(len(fluxes)) @ light
+            fluxes = fluxes + stack.membership(len(fluxes)) @ of(stack)
         return fluxes
 
     def frames(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> tuple[Float[Array, "_ _ y x"], ...]:
@@ -282,11 +294,23 @@ class Blend(eqx.Module):
         prior = CenterPrior(detected, jnp.where(free, self.center_prior.sigma, 1.0))
         return shapes + jnp.sum(jnp.where(free, prior.log_prob(self.centers), 0.0))
 
-    def step_sizes(self, rms: Float[Array, " band"]) -> "Blend":
-        """Step of the optimizer for each fitted array, None for what is not fitted."""
+    def step_sizes(self, rms: Float[Array, " band"], misfit: Float[Array, " band"] | None = None) -> "Blend":
+        """Step of the optimizer for each fitted array, None for what is not fitted.
+
+        Parameters
+        ----------
+        rms
+            Background noise of each band; 0: no data.
+        misfit
+            Root mean square of what the blend leaves of the data, at least the noise; by default the noise. Bright
+            sources take smaller steps where it is small: near the data, they are known to a fraction of the usual step.
+        """
+        misfit = rms if misfit is None else misfit
         free = self.active & (self.center_prior.sigma > 0)
-        center_step = jnp.where(free, CENTER_STEP, 0.0)[:, None]
-        stacks = tuple(stack.step_sizes(rms) for stack in self.stacks)
+        brightness = jnp.max(self._fluxes(len(rms), Stack.fluxes) / jnp.where(rms > 0, misfit, jnp.inf)[None], axis=1)
+        finer = BRIGHT / jnp.maximum(brightness, BRIGHT)
+        center_step = jnp.where(free, CENTER_STEP * finer, 0.0)[:, None]
+        stacks = tuple(stack.step_sizes(rms, finer[stack.source]) for stack in self.stacks)
         return parameters(self, centers=center_step, stacks=stacks)
 
 
