@@ -20,6 +20,7 @@ from jaxtyping import Bool, PyTree
 
 from ..fit.initialize import check_centers, check_errors
 from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
+from ..instrument.accuracy import within_accuracy
 from ..instrument.hits import find_hits, without_pixels
 from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
@@ -150,6 +151,7 @@ class Item:
             levels = zip(obs.bands, sky.plane[:, 0] * unit, strict=True)
             logger.info("sky is taken out: %s", ", ".join(f"{band} {level:.3g}" for band, level in levels))
             obs = without_sky(obs, sky)
+        obs = within_accuracy(obs)
         return cls(obs, positions, errors, given, hits, sky, unit, start)
 
     @functools.cached_property

@@ -305,8 +305,8 @@ class Problem(eqx.Module):
 
         It is judged over a window, or the last fifth of all steps if they are more: as steps become shorter, the loss
         takes longer to go up and down. Gains that shrink by ρ from one half of it to the next, Δ' = ρ Δ, leave
-        Δ' ρ / (1 - ρ) for all the following. Not so if the loss was above the best all the time (in the first window,
-        its second half): from a good start the first steps may lead uphill.
+        Δ' ρ / (1 - ρ) for all the following. Not so if the loss was above the best in all of the last half: it goes up
+        and down, and from a good start the first steps may lead uphill.
         """
         n = state.n_steps
         window = jnp.maximum(self.optimizer.window, n // 5)
@@ -322,7 +322,7 @@ class Problem(eqx.Module):
         remaining = jnp.maximum(remaining, (before + after) / LARGEST_DROP)
         expected = 0.5 * jnp.sum(self.obs.weights > 0, dtype=state.best_loss.dtype)  # a perfect model of noisy data
         small = self.optimizer.relative_tolerance * jnp.maximum(jnp.abs(state.best_loss), expected)
-        recent = lowest(jnp.where(n > window, n - window, window // 2), n)
+        recent = lowest(n - window // 2, n)
         enough = n >= jnp.maximum(window, self.optimizer.min_steps.astype(window.dtype))
         return enough & (remaining <= small) & (recent - state.best_loss <= small)
 

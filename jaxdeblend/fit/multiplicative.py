@@ -7,14 +7,16 @@ in the spectra x, data d and weights W,
 
     x <- x · ((Aᵀ W d) / (Aᵀ W M))^p,
 
-with p = 1 lower χ² and keep x positive (image space reconstruction algorithm: Daube-Witherspoon & Muehllehner 1986,
-IEEE Trans. Med. Imaging 5, 61; De Pierro 1987, ibid. 6, 174). Shapes and spectra of bright sources take turns. Details
-that the PSF hides take many updates, and fewer as every other one has a larger p.
+with p = 1 lower χ² and keep x positive if A is (image space reconstruction algorithm: Daube-Witherspoon & Muehllehner
+1986, IEEE Trans. Med. Imaging 5, 61; De Pierro 1987, ibid. 6, 174). Shapes and spectra of bright sources take turns.
+Details that the PSF hides take many updates, and fewer as every other one has a larger p. The best of all is returned.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..instrument.observation import Observation
 from .placement import Placement
@@ -63,8 +65,8 @@ def correct(
     tuple
         Shapes and spectra.
     """
-    weights = jnp.asarray(obs.weights)
     data = jnp.asarray(obs.images) - others
+    weights = jnp.asarray(obs.weights)
     alone = jnp.sum(jnp.any(spectra > 0, axis=1)) == 1
     n_pixels = jnp.sum(weights > 0, dtype=weights.dtype)
 
@@ -74,34 +76,66 @@ def correct(
         def model(shapes: Array, spectra: Array) -> Array:
             return obs.convolve(jnp.einsum("nb,nyx->byx", spectra, placement.frames(shapes)))
 
-        def update(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            index, history, shapes, spectra = state
-            image, pull = jax.vjp(model, shapes, spectra)
+        def update(state: _State) -> _State:
+            image, pull = jax.vjp(model, state.shapes, state.spectra)
             chi2 = jnp.sum(weights * (image - data) ** 2)
-            turn = index % (2 * len(POWERS))
-            power = jnp.asarray(POWERS, weights.dtype)[turn // 2]
-            ratios = jax.tree.map(_ratio, pull(weights * data), pull(weights * image))
-            needed = chi2 > (1 + ENOUGH) * n_pixels
-            shapes_now = turn % 2 == 0
-            of_shapes = jnp.where(alone, ratios[0], _on_both_sides(ratios[0]))
-            shapes = jnp.where(needed & shapes_now & bright[:, None, None], shapes * _factor(of_shapes, power), shapes)
-            spectra = jnp.where(needed & ~shapes_now & bright[:, None], spectra * _factor(ratios[1], 1.0), spectra)
-            return index + 1, jnp.append(history[1:], chi2), shapes, spectra
+            better = chi2 < state.lowest
+            turn = state.index % (2 * len(POWERS))
+            of_shapes, of_spectra = jax.tree.map(_ratio, pull(weights * data), pull(weights * image))
+            of_shapes = jnp.where(alone, of_shapes, _on_both_sides(of_shapes))
+            power = jnp.where(turn % 2 == 0, jnp.asarray(POWERS, weights.dtype)[turn // 2], 0.0)
+            factors = _factor(of_shapes, power), _factor(of_spectra, jnp.where(power > 0, 0.0, 1.0))
+            return _State(
+                index=state.index + 1,
+                history=jnp.append(state.history[1:], chi2),
+                shapes=jnp.where(bright[:, None, None], factors[0], 1.0) * state.shapes,
+                spectra=jnp.where(bright[:, None], factors[1], 1.0) * state.spectra,
+                lowest=jnp.minimum(chi2, state.lowest),
+                best=jax.tree.map(
+                    lambda now, before: jnp.where(better, now, before), (state.shapes, state.spectra), state.best
+                ),
+            )
 
-        def unfinished(state: tuple[Array, ...]) -> Bool[Array, ""]:
-            index, history, *_ = state
-            excess = history[-1] - n_pixels
-            gains = (index < len(history)) | (history[0] - history[-1] > SLOW * excess)
-            return (index < MOST_UPDATES) & gains & (excess > ENOUGH * n_pixels)
+        def unfinished(state: _State) -> Bool[Array, ""]:
+            excess = state.history[-1] - n_pixels
+            gain = state.history[0] - state.history[-1]
+            gains = (state.index < len(state.history)) | (gain > SLOW * excess)
+            return (state.index < MOST_UPDATES) & gains & (excess > ENOUGH * n_pixels)
 
         total = shapes.sum(axis=(-2, -1), keepdims=True)
-        unknown = jnp.full(2 * len(POWERS) + 1, jnp.inf, weights.dtype)
-        start = jnp.zeros((), int), unknown, shapes / total, spectra
-        _, _, found, fluxes = jax.lax.while_loop(unfinished, update, start)
+        infinity = jnp.full(2 * len(POWERS) + 1, jnp.inf, weights.dtype)
+        start = shapes / total, spectra
+        state = _State(jnp.zeros((), int), infinity, *start, infinity[0], start)
+        found, fluxes = jax.lax.while_loop(unfinished, update, state).best
         new_total = found.sum(axis=(-2, -1), keepdims=True)
         return found * (total / new_total), fluxes * new_total[:, :, 0]
 
     return jax.lax.cond(jnp.any(bright), search, lambda: (shapes, spectra))
+
+
+class _State(NamedTuple):
+    """How far the updates are.
+
+    Attributes
+    ----------
+    index
+        Number of updates made.
+    history
+        χ² before each of the last cycle of updates.
+    shapes, spectra
+        As they are.
+    lowest
+        Lowest χ² so far.
+    best
+        Shapes and spectra that had it.
+    """
+
+    index: Int[Array, ""]
+    history: Float[Array, " update"]
+    shapes: Float[Array, "source s s"]
+    spectra: Float[Array, "source band"]
+    lowest: Float[Array, ""]
+    best: tuple[Float[Array, "source s s"], Float[Array, "source band"]]
 
 
 def _ratio(of_data: Float[Array, "..."], of_model: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -1,5 +1,7 @@
 """Observation: the pixels, weights and PSFs of one blend in several bands."""
 
+from statistics import NormalDist
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,16 @@ MARGIN = 5
 """Pixels by which models reach beyond the images: light from just outside that the PSF brings in is part of them."""
 
 MODEL_SIGMA = 0.8
-"""σ in pixels of the circular Gaussian PSF of model space."""
+"""σ in pixels of the circular Gaussian PSF of model space, unless a PSF is nearly as narrow."""
+
+NARROWER = 0.9
+"""Largest σ of model space in units of that of the narrowest PSF, as difference kernels have to broaden."""
+
+SMALLEST_SIGMA = 0.55
+"""Smallest σ of model space in pixels: stamps of what is still narrower cannot be moved by fractions of a pixel."""
+
+HIGHEST = 0.99
+"""Largest maximum of a PSF whose σ is asked for."""
 
 USUAL_VARIANCE = (1e-20, 1e20)
 """Range of typical variances of images that are held in single precision, whose limits are 1e-38 and 1e38."""
@@ -48,7 +59,8 @@ class Observation(eqx.Module):
     mask
         True where a pixel is unusable; (band, y, x) or (y, x).
     model_psf
-        PSF of model space; by default a circular Gaussian of σ = 0.8 px.
+        PSF of model space; by default a circular Gaussian of σ = 0.8 px, or of .9 of the narrowest PSF's σ (but not
+        less than .55 px).
     kernel
         Difference kernel, if not the one that `DifferenceKernel.between` finds from `model_psf` to `psf`.
     extent
@@ -119,7 +131,7 @@ class Observation(eqx.Module):
         if self.psf_error.any():
             self.weights = self._with_psf_error()
         self.psf = _check_psf(psf, len(self.bands))
-        self.model_psf = GaussianPSF(MODEL_SIGMA) if model_psf is None else model_psf
+        self.model_psf = _default_model_psf(self.psf) if model_psf is None else model_psf
         self.kernel = kernel
         self.transform = None
         self.points = None
@@ -270,6 +282,19 @@ def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "...
             "reduced first, for example (mask & bad_bits) != 0."
         )
     return array if array.ndim == 3 else array[None]
+
+
+def _default_model_psf(psf: AbstractPSF) -> GaussianPSF:
+    """A Gaussian of the usual width, or a narrower one if a PSF is nearly as narrow."""
+    sigma = MODEL_SIGMA if isinstance(psf.stamp(1), Tracer) else NARROWER * narrowest_sigma(psf)
+    return GaussianPSF(min(max(sigma, SMALLEST_SIGMA), MODEL_SIGMA))
+
+
+def narrowest_sigma(psf: AbstractPSF) -> float:
+    """σ of a Gaussian as high as the highest PSF of all bands, before the pixel."""
+    highest = min(float(psf.stamp(psf.edge).max()), HIGHEST)
+    # the middle pixel of a Gaussian holds (2 Φ(1 / 2σ) - 1)², with the cumulative normal distribution Φ
+    return 0.5 / NormalDist().inv_cdf((1 + highest**0.5) / 2)
 
 
 def check_psf_error(psf_error: object, n_bands: int) -> Float[np.ndarray, " band"]:

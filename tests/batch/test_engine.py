@@ -163,11 +163,11 @@ def test_a_blend_that_needs_many_steps_holds_up_no_other(few):
     (obs, centers), (other, others) = few[0][:2]
     slow = jd.Observation(obs.images, np.full(2, 1e-4), obs.psf, bands=obs.bands), centers
     fast = jd.Observation(other.images, np.full(2, 1e4), other.psf, bands=other.bands), others
-    optimizer = jd.ProximalAdam(max_steps=60)
+    optimizer = jd.ProximalAdam(max_steps=35)
     stream = jd.deblend_stream([slow, *[fast] * 9], options=OPTIONS, optimizer=optimizer, lanes=4)
     order = [(number, int(result.n_steps)) for number, result in stream]
     steps = dict(order)
-    assert steps[0] == 60 and max(steps[n] for n in range(1, 10)) <= 20
+    assert steps[0] == 35 and max(steps[n] for n in range(1, 10)) <= 20
     assert [number for number, _ in order].index(0) >= 4
 
 

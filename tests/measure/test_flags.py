@@ -100,11 +100,16 @@ def test_a_lost_source_has_no_flux_but_its_position():
     np.testing.assert_allclose(table["flux_g"][0], 300.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("sigma", "sharper"), [(0.5, True), (0.75, True), (0.8, False), (1.4, False)])
-def test_sources_behind_a_psf_sharper_than_model_space(sigma, sharper):
-    """Points are drawn by the PSF itself."""
+@pytest.mark.parametrize(
+    ("sigma", "model_sigma", "sharper"),
+    [(0.5, None, True), (0.6, None, False), (0.75, 0.8, True), (0.8, 0.8, False), (1.4, None, False)],
+)
+def test_sources_behind_a_psf_sharper_than_model_space(sigma, model_sigma, sharper):
+    """Points are drawn by the PSF itself, and model space is narrower where a PSF is."""
+    model_psf = None if model_sigma is None else jd.GaussianPSF(model_sigma)
     star = jd.PointSource((12.0, 13.0), jnp.full(2, 200.0))
     galaxy = jd.Source((8.0, 9.0), (jd.FactorizedComponent(jd.FreeSpectrum(jnp.ones(2)), DISK),), frame=SHAPE)
-    obs = jd.Observation(np.zeros((2, *SHAPE)), np.ones(2), jd.GaussianPSF([1.4, sigma]), bands=("g", "r"))
+    psf = jd.GaussianPSF([1.4, sigma])
+    obs = jd.Observation(np.zeros((2, *SHAPE)), np.ones(2), psf, bands=("g", "r"), model_psf=model_psf)
     flagged = jd.measure(jd.Blend.of([star, galaxy], frame=SHAPE), obs)["flags"] & Flag.UNDERSAMPLED_PSF
     assert flagged.astype(bool).tolist() == [False, sharper]
