@@ -33,7 +33,7 @@ def item(shape, n, psf_edge=11, seed=0):
     shapes=st.lists(st.tuples(st.integers(1, 32), st.integers(1, 32)), min_size=1, max_size=3),
     psf_edge=st.sampled_from([1, 7, 15]),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_packing_loses_nothing_and_adds_no_weight(shapes, psf_edge):
     items = [item(shape, n, psf_edge, n) for n, shape in enumerate(shapes)]
     assert len({one.bucket for one in items}) <= 2  # up to two sources, or more

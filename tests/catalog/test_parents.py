@@ -94,7 +94,6 @@ def test_default_margin_follows_the_broadest_psf(fwhm):
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
-@settings(deadline=None)
 @given(st.data(), sizes)
 def test_grid_boxes_contain_the_box_and_stay_inside(data, shape):
     start = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
@@ -106,7 +105,7 @@ def test_grid_boxes_contain_the_box_and_stay_inside(data, shape):
     assert all(g < e + 8 for g, e in zip(grown.shape, edges, strict=True))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.floats(-10, 100), st.floats(-10, 130)), max_size=25))
 def test_every_position_on_the_image_has_one_parent(centers):
     centers = np.array(centers).reshape(-1, 2)

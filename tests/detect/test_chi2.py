@@ -167,7 +167,7 @@ def test_a_band_counts_only_where_its_pixels_hold_information():
     )
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(5, 60), st.integers(5, 60))
 def test_tiles_join_without_a_seam(height, width):
     images = np.random.default_rng(0).normal(size=(2, height, width))

@@ -71,7 +71,7 @@ def test_significance_is_the_signal_to_noise_ratio():
     assert found.peaks["significance"][0] == pytest.approx(200 / rms * np.sqrt(np.sum(stamp**2)), rel=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.sampled_from([0.9, 1.5, 2.5]))
 def test_positions_have_no_bias(dy, dx, sigma):
     images = stars([(24 + dy, 24 + dx)], [1000.0], sigma=sigma)
@@ -265,7 +265,7 @@ def test_the_same_stars_as_photutils():
     assert np.hypot(*offset.T).max() < 0.5 and np.abs(np.mean(offset, axis=0)).max() < 0.03
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(-14, 14), st.integers(-14, 14))
 def test_detection_commutes_with_shifts(dy, dx):
     patch = stars([(12, 10.3), (14.4, 16.6), (20, 20)], [[500.0], [400.0], [300.0]], (32, 32))

@@ -100,7 +100,7 @@ def test_a_segment_without_a_position_is_a_footprint_without_peaks(scene):
     assert len(empty.peaks) == 0 and len(empty.footprints) == parents.n_labels
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(hnp.arrays(np.int32, (9, 11), elements=st.sampled_from([0, 0, 0, 0, 3, 8, 20])))
 def test_footprints_are_the_finest_that_part_no_segment(labels):
     found = detection_of_labels(observe(np.zeros((1, 9, 11))), labels)

@@ -113,7 +113,7 @@ def test_footprints_join_and_tell_of_their_bands():
 points = st.lists(st.tuples(st.floats(4, 55), st.floats(4, 55)), min_size=0, max_size=12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(points, min_size=1, max_size=4), st.integers(0, 99))
 def test_nothing_is_lost(lists, seed):
     rng = np.random.default_rng(seed)

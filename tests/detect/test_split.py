@@ -25,7 +25,7 @@ def extents(centers, seed):
     return 4.5 if seed % 2 else rng.pareto(1.5, len(centers)) * 2 + 1.5
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(peaks, st.integers(0, 99), st.integers(1, 40), st.integers(24, 90), st.integers(0, 6))
 def test_what_every_split_must_fulfil(centers, seed, max_sources, max_window, margin):
     extent = extents(centers, seed)

@@ -36,7 +36,7 @@ def test_exposure_is_float32_on_the_host():
     assert exposure.pixel_scale is None and np.isnan(exposure.zero_point).all()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 20), st.integers(0, 25), st.integers(1, 4), st.integers(1, 5))
 def test_observation_cuts_the_box(y, x, ny, nx):
     cube = image(3, (2, *SHAPE))

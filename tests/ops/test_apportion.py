@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jaxdeblend.ops import apportion
 
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 def full(values):

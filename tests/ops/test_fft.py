@@ -10,7 +10,7 @@ from jaxdeblend.ops import fft
 
 edges = st.integers(1, 14)
 odd_edges = st.integers(0, 9).map(lambda half: 2 * half + 1)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def draw(*shape, seed=0):
@@ -43,7 +43,6 @@ def direct(image, kernel):
 
 
 @given(st.integers(1, 5000))
-@settings(deadline=None)
 def test_good_sizes_are_even_smooth_and_the_smallest(minimum):
     def is_good(size):
         odd_part = size

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxdeblend.ops import lstsq
 
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 spectra = jax.jit(lstsq.spectra)
 
 

@@ -10,7 +10,7 @@ from jaxdeblend.ops import monotone
 SWEEPS = {"ring": jax.jit(monotone.ring_sweep), "weighted": jax.jit(monotone.weighted_sweep)}
 stamp_sizes = st.sampled_from([1, 3, 5, 9])
 seeds = st.integers(0, 10**6)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def draw(edge, seed):

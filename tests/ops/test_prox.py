@@ -20,7 +20,7 @@ PROJECTIONS = CONVEX | {
 }
 shapes = st.sampled_from([(1, 1), (1, 7), (5, 5), (9, 3)])
 seeds = st.integers(0, 10**6)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def draw(shape, seed):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxdeblend.ops import stamps
 
 positions = st.floats(-4.0, 20.0, width=32)
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 def draw(*shape, seed=0):

@@ -75,7 +75,7 @@ def test_details_of_the_first_scales_have_the_published_noise(generation):
         np.testing.assert_allclose(expected, [0.890, 0.201, 0.086], atol=0.002)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.floats(-3, 3), st.sampled_from([1, 2]))
 def test_it_is_linear(factor, generation):
     first, second = draw(2, 19, 24)

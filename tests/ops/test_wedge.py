@@ -60,7 +60,7 @@ def test_it_is_exactly_the_loop_over_pixels(edge):
 
 
 @given(st.sampled_from([5, 13]), st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_it_never_rises_above_its_input_and_keeps_the_peak(edge, seed):
     image = full(draw(edge, seed))
     once = shadow(image)

@@ -75,7 +75,7 @@ def test_variances_are_those_of_many_realisations():
     assert abs(ratio.mean() - 1) < 0.02 and ratio.std() < 1.3 * np.sqrt(2 / 400)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(order=st.integers(0, 4), start=st.tuples(st.integers(-50, 50), st.integers(-50, 50)), seed=st.integers(0, 9))
 def test_a_polynomial_is_found_again(order, start, seed):
     box = jd.Box(start, (101, 57))

@@ -143,7 +143,7 @@ def test_tail_begins_at_the_disk_and_ends_far_out():
     assert blobs.fractions[0] > 3 * blobs.fractions[-1]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(-4, 4), st.integers(-4, 4), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
 def test_whole_pixels_only_move_the_image(dy, dx, fy, fx):
     profile = Profile(1.5, 1.0, 0.6, 0.3)

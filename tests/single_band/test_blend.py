@@ -60,7 +60,7 @@ def draw(seed):
 
 @pytest.mark.parametrize("rule", RULES)
 @given(st.integers(0, 10**6), st.sampled_from(POINTS))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_no_light_is_lost_or_made(rule, seed, points):
     blend, templates = draw(seed)
     config = SingleBandConfig(stray_flux=rule, stray_flux_to_point_sources=points)

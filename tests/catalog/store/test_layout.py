@@ -50,7 +50,7 @@ def assert_same_rows(one, two):
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(COUNTS, st.randoms(use_true_random=False))
 def test_blends_keep_their_rows_in_any_order(counts, random):
     order = list(range(len(counts)))
@@ -64,7 +64,7 @@ def test_blends_keep_their_rows_in_any_order(counts, random):
         assert found.tolist() == expected
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(COUNTS)
 def test_pieces_add_up(counts):
     rows = rows_of(counts)
@@ -77,7 +77,7 @@ def test_pieces_add_up(counts):
     }
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(COUNTS)
 def test_first_rows_are_where_rows_begin(counts):
     rows = rows_of(counts)
