@@ -48,7 +48,7 @@ class Contamination(NamedTuple):
     n_hit: int = 0
 
     def light(self, instrument: Instrument, rng: np.random.Generator) -> Array:
-        """What is added to each band."""
+        """Light that is added to each band."""
         y, _ = np.indices((EDGE, EDGE))
         plane = self.sky + self.slope * (y / (EDGE - 1) - 0.5)
         light = np.stack([plane] * len(BANDS))

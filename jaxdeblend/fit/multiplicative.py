@@ -28,13 +28,13 @@ POWERS = (1.0, 3.0)
 """Exponents p of the updates of shapes, in turn: on its own, 3 would diverge."""
 
 ENOUGH = 0.05
-"""What χ² per pixel may have above 1: the rest is left to the optimizer."""
+"""Excess of χ² per pixel over 1 at which updates end: the rest is left to the optimizer."""
 
 SLOW = 0.05
-"""Share of this that a cycle of updates must gain for another to follow."""
+"""Share of the excess that a cycle of updates must gain for another to follow."""
 
 LARGEST_FACTOR = 5.0
-"""Largest factor of a pixel or a flux in one update."""
+"""Largest factor of a pixel or a flux in one update: ratios of pixels that are nearly dark know no limit."""
 
 
 def correct(
@@ -123,7 +123,7 @@ class _State(NamedTuple):
     history
         χ² before each of the last cycle of updates.
     shapes, spectra
-        As they are.
+        Shapes of unit sum at the start, and fluxes, after these updates.
     lowest
         Lowest χ² so far.
     best
@@ -154,5 +154,5 @@ def _on_both_sides(ratio: Float[Array, "source s s"]) -> Float[Array, "source s 
 
 
 def _factor(ratio: Float[Array, "..."], power: Float[Array, ""] | float) -> Float[Array, "..."]:
-    """Factor of an update."""
+    """Factor of a pixel or a flux in one update."""
     return jnp.clip(ratio**power, 1 / LARGEST_FACTOR, LARGEST_FACTOR)

@@ -22,6 +22,7 @@ class ProximalAdam(eqx.Module):
     gradient. Most directions are far less curved, hence a small κ; and it fades as κ = κ₀ / (1 + n / f) with the number
     n of steps, while the moments learn how gradients change.
 
+    Step sizes are those of the model, and shorter for sources of more than 10⁴ times the noise and misfit of a pixel.
     Neither flux units nor the choice of parameters matter. The projection is the model's own and Euclidean: it acts on
     a source as a whole after the step, not leaf by leaf and not in the metric of the step. The first step, for which
     ADAM knows only a sign, is damped.

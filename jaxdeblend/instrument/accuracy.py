@@ -7,7 +7,8 @@ from .observation import Observation, narrowest_sigma
 
 ALIASED = 1.1e-2
 """Error of a model on pixels around a source, in units of the brightest one and of the power that the PSF of model
-space has at the Nyquist frequency. Measured: galaxies of S/N 10³ to 10⁵ at FWHM 1.4 to 5 px are then unbiased."""
+space has at the Nyquist frequency. With it, `benchmarks.bias` finds the fluxes of galaxies of S/N 10³ to 10⁵ right to
+.4 % for FWHM from 1.6 to 5 px."""
 
 NEGLIGIBLE = 0.01
 """Share of the variance below which this error is left out."""

@@ -286,12 +286,15 @@ def _as_mask(mask: object | None, shape: tuple[int, ...]) -> Bool[AnyArray, "...
 
 def _default_model_psf(psf: AbstractPSF) -> GaussianPSF:
     """A Gaussian of the usual width, or a narrower one if a PSF is nearly as narrow."""
-    sigma = MODEL_SIGMA if isinstance(psf.stamp(1), Tracer) else NARROWER * narrowest_sigma(psf)
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(psf))
+    sigma = MODEL_SIGMA if traced else NARROWER * narrowest_sigma(psf)
     return GaussianPSF(min(max(sigma, SMALLEST_SIGMA), MODEL_SIGMA))
 
 
 def narrowest_sigma(psf: AbstractPSF) -> float:
     """σ of a Gaussian as high as the highest PSF of all bands, before the pixel."""
+    if isinstance(psf, GaussianPSF) and psf.ellipticity is None:
+        return float(np.min(psf.sigma))
     highest = min(float(psf.stamp(psf.edge).max()), HIGHEST)
     # the middle pixel of a Gaussian holds (2 Φ(1 / 2σ) - 1)², with the cumulative normal distribution Φ
     return 0.5 / NormalDist().inv_cdf((1 + highest**0.5) / 2)

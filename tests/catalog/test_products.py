@@ -40,7 +40,7 @@ STARS = {
 """Position in the exposure and fluxes of each row that was fitted; the last is dark."""
 
 ROUNDING = 1e-3
-"""What transforms of other sizes change in single precision, with a maximum of 170."""
+"""Difference by transforms of other sizes in single precision, at a maximum of 170."""
 GALAXY = 2
 """The row that is extended."""
 

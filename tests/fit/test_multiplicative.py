@@ -3,32 +3,17 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
 
 import jaxdeblend as jd
 from jaxdeblend.fit.multiplicative import correct
-
-SHAPE = (40, 40)
-SIGMA = np.array([1.7, 1.5, 1.4])
-COLOR = np.array([1.0, 1.2, 0.9])
-BANDS = ("g", "r", "i")
-
-
-def gaussian(shape, center, sigma):
-    axes = [np.arange(n) - c for n, c in zip(shape, center, strict=True)]
-    y, x = (0.5 * (erf((a + 0.5) / sigma / 2**0.5) - erf((a - 0.5) / sigma / 2**0.5)) for a in axes)
-    return y[:, None] * x[None, :]
-
-
-PSF = np.stack([gaussian((25, 25), (12, 12), sigma) for sigma in SIGMA])
+from tests.bright_sources import BANDS, COLOR, PSF, SIGMA, scene
+from tests.scenes import gaussian
 
 
 def observation(sources, seed=0):
     """Sources (y, x, flux, size) in white noise of 1."""
-    images = np.random.default_rng(seed).normal(size=(3, *SHAPE))
-    for y, x, flux, size in sources:
-        for image, sigma, color in zip(images, SIGMA, COLOR, strict=True):
-            image += flux * color * gaussian(SHAPE, (y, x), np.hypot(sigma, size))
+    images = scene(sources)
+    images += np.random.default_rng(seed).normal(size=images.shape)
     return jd.Observation(images, np.ones_like(images), PSF, bands=BANDS)
 
 
@@ -97,9 +82,7 @@ def test_fluxes_are_right_and_shapes_positive_with_the_sums_they_had(corrected):
 def test_other_light_is_not_taken(corrected):
     """The second source is modelled by somebody else, and dark here."""
     obs, call = corrected
-    others = np.stack(
-        [1e5 * c * gaussian(SHAPE, (19.3, 23.5), np.hypot(s, 1.5)) for s, c in zip(SIGMA, COLOR, strict=True)]
-    )
+    others = scene([(19.3, 23.5, 1e5, 1.5)])
     shapes, _ = call([True, True])
     dark = arrays(obs, shapes, np.array([[7e4] * 3, [0.0] * 3], np.float32))
     _, spectra = dark([True, True], jnp.asarray(others, jnp.float32))

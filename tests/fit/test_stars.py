@@ -2,32 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.special import erf
 
 import jaxdeblend as jd
-
-SHAPE = (40, 40)
-SIGMA = np.array([1.7, 1.5, 1.4])
-COLOR = np.array([1.0, 1.2, 0.9])
-BANDS = ("g", "r", "i")
-
-
-def gaussian(shape, center, sigma):
-    axes = [np.arange(n) - c for n, c in zip(shape, center, strict=True)]
-    y, x = (0.5 * (erf((a + 0.5) / sigma / 2**0.5) - erf((a - 0.5) / sigma / 2**0.5)) for a in axes)
-    return y[:, None] * x[None, :]
-
-
-PSF = np.stack([gaussian((25, 25), (12, 12), sigma) for sigma in SIGMA])
-
-
-def scene(sources):
-    """Images of sources (y, x, flux, size)."""
-    images = np.zeros((3, *SHAPE))
-    for y, x, flux, size in sources:
-        for image, sigma, color in zip(images, SIGMA, COLOR, strict=True):
-            image += flux * color * gaussian(SHAPE, (y, x), np.hypot(sigma, size))
-    return images
+from tests.bright_sources import BANDS, COLOR, PSF, scene
 
 
 def deblend(sources, *, poisson, seed=0, positions=None):
