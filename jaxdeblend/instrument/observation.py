@@ -294,7 +294,7 @@ def _default_model_psf(psf: AbstractPSF) -> GaussianPSF:
 def narrowest_sigma(psf: AbstractPSF) -> float:
     """σ of a Gaussian as high as the highest PSF of all bands, before the pixel."""
     if isinstance(psf, GaussianPSF) and psf.ellipticity is None:
-        return float(np.min(psf.sigma))
+        return float(np.asarray(psf.sigma).min())
     highest = min(float(psf.stamp(psf.edge).max()), HIGHEST)
     # the middle pixel of a Gaussian holds (2 Φ(1 / 2σ) - 1)², with the cumulative normal distribution Φ
     return 0.5 / NormalDist().inv_cdf((1 + highest**0.5) / 2)
