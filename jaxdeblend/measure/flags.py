@@ -48,6 +48,9 @@ class Flag(enum.IntFlag):
     UNDERSAMPLED_PSF = 32768
     """The PSF of some band is sharper than that of model space, and the source is no point: what is drawn of it is as
     blurred as model space at the least. Give the observation a narrower `model_psf`."""
+    BRIGHT_NEIGHBOR = 65536
+    """A hundredth of the light of extended neighbours under the source exceeds the error of its flux in some band. The
+    error counts noise alone, and models of galaxies are right to about a hundredth."""
 
 
 FOUND_BEFORE_FIT = Flag.REJECTED_PIXELS | Flag.UNEXPLAINED_LIGHT | Flag.BRIGHT_NEIGHBOR_OUTSIDE

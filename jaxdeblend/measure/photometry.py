@@ -23,6 +23,10 @@ SHARPER = 1.02
 POOR_FIT = 10.0
 """Mean weighted squared residual around a source above which it is flagged."""
 
+MODEL_ERROR = 0.01
+"""Error of the models of galaxies, as a share of their light under a neighbour: what `benchmarks.bias --neighbor` finds
+beside galaxies of S/N 10⁴ and more, where noise is small."""
+
 
 class Apportioned(eqx.Module):
     """An image divided over the sources of a blend.
@@ -166,13 +170,16 @@ def measure_arrays(
     shapes = _unit_shapes(blend)
     flux, n_components = _fluxes(blend, obs), _n_components(blend)
     observed = _observed_shapes(blend, obs, terms)
+    errors = flux_errors(observed, obs)
     detected = jnp.asarray(blend.center_prior.mean)
     flags = _flags(blend, obs, flux, models, jnp.asarray(status))
+    outshone = _is_outshone(_is_extended(blend), obs, models, observed, errors)
+    flags = flags + jnp.where(outshone, Flag.BRIGHT_NEIGHBOR.value, 0)
     lost = (flags & (Flag.OUTSIDE_IMAGE | Flag.NO_DATA | Flag.NON_FINITE)) != 0
     shapeless = lost | (n_components == 0)
     measurements = Measurements(
         flux=jnp.where(lost[:, None], jnp.nan, flux),
-        flux_err=jnp.where(lost[:, None], jnp.nan, flux_errors(observed, obs)),
+        flux_err=jnp.where(lost[:, None], jnp.nan, errors),
         blendedness=jax.vmap(apportion.blendedness, in_axes=1, out_axes=1)(models),
         data_coverage=jnp.where(shapeless[:, None], jnp.nan, data_coverage(observed, obs)),
         peak_flux=_peak_flux(detected, obs),
@@ -357,6 +364,25 @@ def _is_extended(blend: Blend) -> Bool[Array, " source"]:
     for stack in blend.stacks:
         count = count + stack.membership(len(count)) @ jnp.where(stack.is_point, 0.0, 1.0)
     return count > 0
+
+
+def _is_outshone(
+    extended: Bool[Array, " source"],
+    obs: Observation,
+    models: Float[Array, "source band y x"],
+    shapes: Float[Array, "source band y x"],
+    errors: Float[Array, "source band"],
+) -> Bool[Array, " source"]:
+    """Whether the error of the models of extended neighbours may exceed that of a source's flux in some band.
+
+    Light G of others changes a flux that is fitted with the shape S by Σ w S G / Σ w S².
+    """
+    galaxies = jnp.where(extended[:, None, None, None], models, 0.0)
+    others = galaxies.sum(axis=0, keepdims=True) - galaxies
+    weighted = jnp.asarray(obs.weights)[None] * shapes
+    overlap = jnp.abs((weighted * others).sum(axis=(-2, -1)))
+    norm = (weighted * shapes).sum(axis=(-2, -1))
+    return jnp.any(MODEL_ERROR * overlap > errors * norm, axis=1)
 
 
 def _is_sharper(obs: Observation) -> Bool[Array, ""]:

@@ -7,6 +7,7 @@ import pytest
 
 import jaxdeblend as jd
 from jaxdeblend import RESULTS, Flag
+from jaxdeblend.instrument.observation import MODEL_SIGMA
 from jaxdeblend.measure.flags import FOUND_BEFORE_FIT
 from tests.scenes import PSF_SIGMA, gaussian
 
@@ -81,7 +82,7 @@ def test_every_flag_has_a_case():
     for _, expected in CASES.values():
         seen |= expected
     # see tests/catalog, tests/test_survey_images.py, and below
-    elsewhere = Flag.NOT_DEBLENDED | FOUND_BEFORE_FIT | Flag.UNDERSAMPLED_PSF
+    elsewhere = Flag.NOT_DEBLENDED | FOUND_BEFORE_FIT | Flag.UNDERSAMPLED_PSF | Flag.BRIGHT_NEIGHBOR
     assert seen == Flag(sum(Flag)) & ~elsewhere
 
 
@@ -98,6 +99,25 @@ def test_a_lost_source_has_no_flux_but_its_position():
     assert (table["x"].value[1], table["y"].value[1]) == (-7.0, 40.0)
     assert table["flags"][0] == 0
     np.testing.assert_allclose(table["flux_g"][0], 300.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "flagged"), [(0.8, False), (1.25, True)])
+def test_stars_beside_galaxies_whose_models_are_no_better_than_a_hundredth(share, flagged):
+    """Of Gaussians of variance a and b at a distance d, Σ S G / Σ S² is 2a / (a + b) · exp(-d² / 2(a + b))."""
+    star, galaxy = (12.0, 16.0), (12.0, 11.0)
+    a, b, d2 = PSF_SIGMA**2, PSF_SIGMA**2 + 1.6**2 - MODEL_SIGMA**2, 25.0
+    overlap = 2 * a / (a + b) * np.exp(-d2 / 2 / (a + b))
+    correlation = overlap * np.sqrt(b / a)
+    error = np.sqrt(4 * np.pi * a / (1 - correlation**2))
+    fluxes = jnp.array([100.0, 0.0]), jnp.array([share * 100 * error / overlap, 0.0])
+    profile = jd.ImageMorphology(jnp.asarray(gaussian((21, 21), (10, 10), 1.6), dtype=float))
+    sources = [
+        jd.PointSource(star, fluxes[0]),
+        jd.Source(galaxy, (jd.FactorizedComponent(jd.FreeSpectrum(fluxes[1]), profile),), frame=SHAPE),
+    ]
+    obs = jd.Observation(np.zeros((2, *SHAPE)), np.ones(2), jd.GaussianPSF(PSF_SIGMA), bands=("g", "r"))
+    found = jd.measure(jd.Blend.of(sources, frame=SHAPE), obs)["flags"] & Flag.BRIGHT_NEIGHBOR
+    assert found.astype(bool).tolist() == [flagged, False]
 
 
 @pytest.mark.parametrize(
