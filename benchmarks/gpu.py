@@ -22,7 +22,7 @@ import numpy as np
 import jaxdeblend as jd
 from jaxdeblend.batch.lanes import Settings
 from jaxdeblend.batch.plan import Item, pack
-from jaxdeblend.fit.loop import FitState, Problem
+from jaxdeblend.fitting.loop import FitState, Problem
 from jaxdeblend.simulate import simulate_blend
 
 BANDS = ("u", "g", "r", "i", "z", "y")

@@ -15,8 +15,8 @@ import numpy as np
 import jaxdeblend as jd
 from jaxdeblend.batch.lanes import observation_of
 from jaxdeblend.batch.plan import Item, pack
-from jaxdeblend.fit.initialize import initialize_arrays
-from jaxdeblend.fit.loop import Problem
+from jaxdeblend.fitting.initialize import initialize_arrays
+from jaxdeblend.fitting.loop import Problem
 from jaxdeblend.simulate import simulate_blend
 
 from .stages import repeated

@@ -18,9 +18,9 @@ import numpy as np
 import jaxdeblend as jd
 from jaxdeblend.batch.lanes import observation_of
 from jaxdeblend.batch.plan import Item, pack
-from jaxdeblend.fit.initialize import initialize_arrays
-from jaxdeblend.fit.loop import Problem
-from jaxdeblend.measure.photometry import measure_arrays
+from jaxdeblend.fitting.initialize import initialize_arrays
+from jaxdeblend.fitting.loop import Problem
+from jaxdeblend.measurement.photometry import measure_arrays
 
 from .data import find
 from .ragged import Case, load_cases

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdeblend as jd
-from jaxdeblend.measure.photometry import Measurements
+from jaxdeblend.measurement.photometry import Measurements
 from jaxdeblend.model.blend import FitRecord, Stack
 
 BANDS = ("u", "g", "r", "i", "z", "y")

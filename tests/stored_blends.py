@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdeblend as jd
-from jaxdeblend.fit.record import without_record
-from jaxdeblend.measure.photometry import Measurements
+from jaxdeblend.fitting.record import without_record
+from jaxdeblend.measurement.photometry import Measurements
 from jaxdeblend.model.blend import Stack
 
 BANDS = ("g", "r", "i")

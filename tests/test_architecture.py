@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +24,7 @@ OPTIONAL = ("click", "dask", "distributed", "h5py", "matplotlib", "pandas", "pya
 def modules() -> list[ModuleType]:
     """Every module of the package."""
     names = [info.name for info in pkgutil.walk_packages([str(PACKAGE)], "jaxdeblend.")]
-    # a verb of the same name may hide a room (jaxdeblend.fit): ask for the module itself
-    return [importlib.import_module(name) and sys.modules[name] for name in names]
+    return [importlib.import_module(name) for name in names]
 
 
 def module_classes() -> list[type]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ..fit.initialize import Initialization
-from ..fit.optimizer import ProximalAdam
+from ..fitting.initialize import Initialization
+from ..fitting.optimizer import ProximalAdam
 from ..instrument.observation import Observation
 from ..model.blend import Blend
 from .plan import Bucket, Item

@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ..fit.extend import extend_arrays
-from ..fit.initialize import Initialization, initialize_arrays
-from ..fit.loop import FitResult, FitState, Problem
-from ..fit.optimizer import ProximalAdam
-from ..fit.render import render_terms
+from ..fitting.extend import extend_arrays
+from ..fitting.initialize import Initialization, initialize_arrays
+from ..fitting.loop import FitResult, FitState, Problem
+from ..fitting.optimizer import ProximalAdam
+from ..fitting.render import render_terms
 from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF
-from ..measure.photometry import Measurements, measure_arrays
+from ..measurement.photometry import Measurements, measure_arrays
 from ..runtime.host import AnyArray
 from ..runtime.programs import TRACING, Program
 from .plan import Bucket, Item, lane_of, pack

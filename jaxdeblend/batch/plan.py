@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from ..fit.initialize import check_centers, check_errors
-from ..fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
+from ..fitting.initialize import check_centers, check_errors
+from ..fitting.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, default_stamp_edge, rung
 from ..instrument.accuracy import within_accuracy
 from ..instrument.hits import find_hits, without_pixels
 from ..instrument.noise_units import in_noise_units

@@ -9,13 +9,13 @@ import numpy as np
 from astropy.table import QTable
 from jaxtyping import Bool, Float, Int
 
-from ..fit.extend import picked
-from ..fit.loop import RESULTS, FitResult
-from ..fit.record import recorded
+from ..fitting.extend import picked
+from ..fitting.loop import RESULTS, FitResult
+from ..fitting.record import recorded
 from ..instrument.sky import rough_fwhm
-from ..measure.flags import Flag
-from ..measure.photometry import Measurements
-from ..measure.table import table_of
+from ..measurement.flags import Flag
+from ..measurement.photometry import Measurements
+from ..measurement.table import table_of
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from ..runtime.host import AnyArray

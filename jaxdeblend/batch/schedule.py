@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import jax
 
-from ..fit.initialize import Initialization
-from ..fit.ladder import rung
-from ..fit.optimizer import ProximalAdam
+from ..fitting.initialize import Initialization
+from ..fitting.ladder import rung
+from ..fitting.optimizer import ProximalAdam
 from ..runtime.host import host_memory, settings_of_this_thread, usable_cores
 from .lanes import Calls, Lanes, Numbered, Settings
 from .plan import Bucket

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ..measure.columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo
+from ..measurement.columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo
 
 _OF_WINDOW = {
     "y0": ColumnInfo("int64", "first row of the window, in pixels of the exposure"),

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..detect.detection import METHODS
-from ..fit import Initialization, ProximalAdam
+from ..detection.detection import METHODS
+from ..fitting import Initialization, ProximalAdam
 from ..io import PathLike
 from ..io.reading import reading
 from ..model.constraint import SparseThreshold
@@ -74,7 +74,7 @@ class DeblendConfig:
     split_valley
         Sources that touch are fitted in pieces of their own, each with those whose light reaches into it, where the
         signal-to-noise ratio between them falls below this fraction of the lower peak; see
-        `jaxdeblend.detect.sub_blends`. 0: all sources of a parent are fitted together.
+        `jaxdeblend.detection.sub_blends`. 0: all sources of a parent are fitted together.
     max_sources_per_piece
         Largest number of sources that are fitted together; a parent with more is cut in pieces.
     max_window

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..detect import Detection
+from ..detection import Detection
 from ..io import Exposure
 from .config import DeblendConfig
 from .parents import pixels_of

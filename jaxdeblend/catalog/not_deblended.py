@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from ..detect import Detection
+from ..detection import Detection
 from ..io import Exposure
 from .plan import NO_PARENT
 from .records import stored_outcomes

@@ -6,7 +6,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from ..measure.table import describe_columns
+from ..measurement.table import describe_columns
 from .columns import OVERLAP_COLUMNS
 from .footprints import ROUNDING, THRESHOLD, noise_of
 from .plan import NO_PARENT

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, Int
 
-from ..detect import Detection
+from ..detection import Detection
 from ..instrument.box import Box
 from ..io import Exposure
 
@@ -72,7 +72,7 @@ def find_parents(
     >>> import numpy as np
     >>> import jaxdeblend as jd
     >>> from jaxdeblend.catalog import find_parents
-    >>> from jaxdeblend.detect import detect
+    >>> from jaxdeblend.detection import detect
     >>> from jaxdeblend.io import Exposure
     >>> exposure = Exposure(np.zeros((1, 64, 64)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
     >>> found = detect(exposure.observation())

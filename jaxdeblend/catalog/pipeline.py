@@ -12,8 +12,8 @@ import numpy as np
 from astropy.table import QTable, Table
 from jaxtyping import Float
 
-from ..detect import Detection, detect
-from ..fit import Initialization, ProximalAdam
+from ..detection import Detection, detect
+from ..fitting import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..io import Exposure, PathLike, SourceModel
 from ..io.masks import any_of, bad_pattern
@@ -217,7 +217,7 @@ def deblend_catalog(
         Positions (y, x) in pixels, 0-based, or a table with the columns ``x`` and ``y``; by default those of the
         detected peaks. None gets lost: a position off the image (or NaN) comes back as a flagged row without flux.
     detection
-        Footprints, and peaks where no positions are given: of `jaxdeblend.detect.detection_of_labels`, for a
+        Footprints, and peaks where no positions are given: of `jaxdeblend.detection.detection_of_labels`, for a
         segmentation map, or of `jaxdeblend.detect` with other options. By default sources are detected here.
     config
         What is found, fitted and skipped, and how. By default every parent is fitted in one piece, and an error in one

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
 
 from ..batch import fitting_memory
-from ..detect import Detection
-from ..detect.hierarchy import groups_on, islands
-from ..detect.split import Piece, light_extent, split_parent
-from ..fit.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
+from ..detection import Detection
+from ..detection.hierarchy import groups_on, islands
+from ..detection.split import Piece, light_extent, split_parent
+from ..fitting.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
 from ..instrument.box import Box
 from ..io import Exposure
 from .config import DeblendConfig
@@ -127,7 +127,7 @@ def make_plan(
     --------
     >>> import numpy as np
     >>> import jaxdeblend as jd
-    >>> from jaxdeblend.detect import detect
+    >>> from jaxdeblend.detection import detect
     >>> exposure = jd.Exposure(np.zeros((1, 64, 64)), [1.0], jd.GaussianPSF(1.5), bands=["r"])
     >>> centers = np.array([[20.0, 20.0], [np.nan, 3.0], [22.0, 21.0]])
     >>> plan = make_plan(exposure, detect(exposure.observation()), centers)
@@ -207,7 +207,7 @@ def peak_significance(
     Returns
     -------
     np.ndarray
-        S/N of each, for `jaxdeblend.detect.light_extent`.
+        S/N of each, for `jaxdeblend.detection.light_extent`.
 
     Examples
     --------

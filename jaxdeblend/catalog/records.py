@@ -14,14 +14,14 @@ from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 
 from ..batch import Deblended
-from ..fit import RESULTS
+from ..fitting import RESULTS
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..io import PathLike
-from ..measure.columns import ColumnInfo
-from ..measure.flags import Flag
-from ..measure.photometry import Measurements
-from ..measure.table import describe_columns, table_of
+from ..measurement.columns import ColumnInfo
+from ..measurement.flags import Flag
+from ..measurement.photometry import Measurements
+from ..measurement.table import describe_columns, table_of
 from .columns import BLEND_COLUMNS, PARENT_COLUMNS, SOURCE_COLUMNS
 from .plan import NO_PARENT, OUTSIDE, WorkUnit
 from .store import MEASURED, ModelStore, StoredBlend, component_type, source_types

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..detect import Detection, detect, light_extent
-from ..fit import RESULTS
-from ..fit.extend import picked
+from ..detection import Detection, detect, light_extent
+from ..fitting import RESULTS
+from ..fitting.extend import picked
 from ..instrument.box import Box
 from ..io import Exposure, PathLike
 from ..model.blend import Blend, Stack

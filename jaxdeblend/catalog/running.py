@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..batch import Deblended, deblend_batch, deblend_stream, first_sources, some_sources
-from ..fit import Initialization, ProximalAdam
+from ..fitting import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..io import Exposure

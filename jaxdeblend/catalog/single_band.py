@@ -9,11 +9,11 @@ from astropy import units
 from astropy.table import QTable, Table
 from jaxtyping import Float
 
-from ..detect import Detection, detect
+from ..detection import Detection, detect
 from ..instrument.box import Box
 from ..instrument.psf_field import as_field
 from ..io import Exposure, SourceModel
-from ..measure.table import describe_columns
+from ..measurement.table import describe_columns
 from ..single_band import SingleBandConfig, SingleBandFlag, SingleBandResult, deblend_single_band_batch
 from .columns import SINGLE_BAND_COLUMNS, SINGLE_BAND_PARENT_COLUMNS
 from .parents import Parent, find_parents

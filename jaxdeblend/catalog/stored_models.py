@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..fit.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
+from ..fitting.ladder import IMAGE_EDGES, SOURCE_COUNTS, rung
 from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF

@@ -24,10 +24,10 @@ from ..catalog import (
 from ..catalog.columns import POSITION_COLUMNS
 from ..catalog.distribute import CHUNK, require_distributed
 from ..catalog.store import partial_folder
-from ..detect import detection_of_labels
+from ..detection import detection_of_labels
 from ..io import output_folder, read_description, read_positions, read_segmentation, write_catalog, write_mask
 from ..io.files import atomic_path
-from ..measure.table import describe_columns
+from ..measurement.table import describe_columns
 from .work import progress_bar, run_record
 
 STORE, POSITIONS, MASK, RUN = "models.h5", "positions.ecsv", "mask.fits", "run.json"

@@ -9,7 +9,7 @@ import click
 
 from .. import _version
 from ..catalog.distribute import CHUNK
-from ..detect.detection import METHODS
+from ..detection.detection import METHODS
 from ..psf_match import MatchConfig
 from ..psf_match.match import SOLVERS
 from ..single_band import SingleBandConfig

@@ -6,7 +6,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Column, Table
 
-from ..detect import Detection, detect
+from ..detection import Detection, detect
 from ..io import Exposure, staged_folder, write_catalog
 from .options import Inputs
 from .pictures import save_detection
@@ -24,7 +24,7 @@ def run_detect(inputs: Inputs, output: Path, *, threshold: float, method: str, o
     threshold
         Threshold in σ.
     method
-        Way of detecting, see `jaxdeblend.detect.detect`.
+        Way of detecting, see `jaxdeblend.detection.detect`.
     overwrite
         Whether files may be replaced.
     pictures

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..catalog import CatalogResult, SingleBandCatalog
-from ..detect import Detection
+from ..detection import Detection
 from ..instrument.box import Box
 from ..io import Exposure, SourceModel
 from ..view import asinh_norm, deblend_figure, rgb, single_band_figure

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from .._version import __version__
 from ..catalog import CatalogResult, deblend_catalog
-from ..fit import Initialization, ProximalAdam
+from ..fitting import Initialization, ProximalAdam
 from ..io import Exposure, read_positions, staged_folder, write_catalog, write_models
 from .options import Inputs
 from .pictures import save_deblend

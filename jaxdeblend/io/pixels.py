@@ -224,7 +224,7 @@ def read_segmentation(path: PathLike) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        Labels (y, x), for `jaxdeblend.detect.detection_of_labels`.
+        Labels (y, x), for `jaxdeblend.detection.detection_of_labels`.
 
     Raises
     ------

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..fit.expansion import band_weights
-from ..fit.initialize import Initialization, check_errors, initialize, lies_inside, with_shapes
-from ..fit.ladder import default_stamp_edge
+from ..fitting.expansion import band_weights
+from ..fitting.initialize import Initialization, check_errors, initialize, lies_inside, with_shapes
+from ..fitting.ladder import default_stamp_edge
 from ..instrument.kernel import laplacian_transform
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..fit.initialize import check_centers
-from ..fit.ladder import IMAGE_EDGES, rung
+from ..fitting.initialize import check_centers
+from ..fitting.ladder import IMAGE_EDGES, rung
 from ..instrument.noise_units import noise_unit
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..runtime.host import default_dtype

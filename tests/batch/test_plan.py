@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import jaxdeblend as jd
 from jaxdeblend.batch import schedule
 from jaxdeblend.batch.plan import Item, pack
-from jaxdeblend.fit.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, rung
+from jaxdeblend.fitting.ladder import IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS, rung
 
 
 @pytest.mark.parametrize("ladder", [IMAGE_EDGES, PSF_EDGES, SOURCE_COUNTS])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import jaxdeblend as jd
 from jaxdeblend.catalog import find_parents
 from jaxdeblend.catalog.parents import default_margin, grid_box
-from jaxdeblend.detect import detect
+from jaxdeblend.detection import detect
 from jaxdeblend.io import Exposure
 
 PSF = jd.GaussianPSF(1.5)

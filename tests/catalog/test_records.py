@@ -13,8 +13,8 @@ from jaxdeblend.catalog.columns import BLEND_COLUMNS, PARENT_COLUMNS, POSITION_C
 from jaxdeblend.catalog.records import Outcome, blend_table, parent_table, source_table
 from jaxdeblend.cli.cataloging import write_positions, write_tables
 from jaxdeblend.io import write_catalog
-from jaxdeblend.measure.columns import of_bands
-from jaxdeblend.measure.photometry import Measurements
+from jaxdeblend.measurement.columns import of_bands
+from jaxdeblend.measurement.photometry import Measurements
 
 pytest.importorskip("h5py")
 

@@ -10,7 +10,7 @@ import jaxdeblend as jd
 from jaxdeblend import DeblendConfig, Flag, deblend_catalog
 from jaxdeblend.catalog import pipeline, plan, running
 from jaxdeblend.catalog.plan import make_plan
-from jaxdeblend.detect import detect, detection_of_labels
+from jaxdeblend.detection import detect, detection_of_labels
 from tests import star_field
 from tests.star_field import BANDS, FLUX, STARS
 

@@ -7,7 +7,7 @@ from astropy import units
 from astropy.utils.masked import Masked
 
 import jaxdeblend as jd
-from jaxdeblend.detect import detection_of_labels
+from jaxdeblend.detection import detection_of_labels
 from jaxdeblend.runtime.inputs import plain_mask, plain_numbers
 
 SHAPE = (1, 8, 8)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxdeblend as jd
-from jaxdeblend.fit.initialize import initialize_arrays
+from jaxdeblend.fitting.initialize import initialize_arrays
 from jaxdeblend.single_band import handover
 from jaxdeblend.single_band.handover import model_shape
 from tests.scenes import CENTERS, FLUXES, PSF_SIGMA, SHAPE, fluxes_of, gaussian, observe, sky

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...fit import Initialization
-from ...fit.ladder import PSF_EDGES, rung
+from ...fitting import Initialization
+from ...fitting.ladder import PSF_EDGES, rung
 from ...instrument.box import Box
 from ...io import PathLike
 from ...io.reading import reading

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from ...fit import FitResult
+from ...fitting import FitResult
 from ...instrument.box import Box
-from ...measure.flags import FOUND_BEFORE_FIT
-from ...measure.photometry import Measurements
+from ...measurement.flags import FOUND_BEFORE_FIT
+from ...measurement.photometry import Measurements
 from ...model.blend import Blend, FitRecord, Stack
 from ...model.prior import CenterPrior
 from .kinds import Kinds, lossless

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdeblend as jd
-from jaxdeblend.fit.record import without_record
+from jaxdeblend.fitting.record import without_record
 
 BANDS = ("g", "r", "i")
 RNG = np.random.default_rng(5)

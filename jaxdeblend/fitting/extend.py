@@ -1,0 +1,170 @@
+"""From a fitted blend to one with more sources."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ..instrument.noise_units import in_noise_units
+from ..instrument.observation import Observation
+from ..model.blend import Blend, Stack
+from ..model.prior import CenterPrior
+from ..runtime.programs import Program
+from .initialize import Initialization, initialize, initialize_arrays
+from .render import render, render_terms
+from .spectra import solve_spectra
+
+
+def add_sources(
+    blend: Blend,
+    obs: Observation,
+    centers: object,
+    *,
+    center_error: object = 0.1,
+    stamp_edge: int | None = None,
+    options: Initialization | None = None,
+) -> Blend:
+    """Add sources to a blend that was fitted, for another fit.
+
+    The first models of new sources are those of `initialize` for what the blend leaves of the images. All others keep
+    their shapes and positions; spectra are then solved for together.
+
+    Parameters
+    ----------
+    blend
+        The blend, as from `fit`.
+    obs
+        Observation of the same frame.
+    centers
+        Positions (source, 2) of the new sources, (y, x) in pixels.
+    center_error, stamp_edge, options
+        As for `initialize`.
+
+    Returns
+    -------
+    Blend
+        Initial blend for `fit`: the sources there were, then the new ones.
+
+    Raises
+    ------
+    ValueError
+        If blend and observation have different frames, or as `initialize` does.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> import jaxdeblend as jd
+    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+    >>> result = jd.fit(jd.initialize(obs, [(4.0, 5.0)]), obs)
+    >>> again = jd.fit(jd.add_sources(result.blend, obs, [(11.0, 9.5)]), obs)
+    >>> len(again.blend.sources)
+    2
+    """
+    if blend.frame != obs.shape:
+        raise ValueError(f"blend: got a blend for the frame {blend.frame}; the observation's shape is {obs.shape}.")
+    obs, unit = in_noise_units(obs)
+    blend = blend.scaled(1 / unit)
+    rest = eqx.tree_at(lambda o: o.images, obs, _rest(blend, obs))
+    new = initialize(rest, centers, center_error=center_error, stamp_edge=stamp_edge, options=options)
+    return _solved(_joined(blend, new), obs).scaled(unit)
+
+
+def extend_arrays(
+    blend: Blend,
+    obs: Observation,
+    positions: Float[Array, "source 2"],
+    error: Float[Array, " source"],
+    active: Bool[Array, " source"],
+    edge: int,
+    options: Initialization,
+) -> Blend:
+    """The same as a pure function of arrays, for `jax.vmap` over blends.
+
+    Parameters
+    ----------
+    blend
+        The blend, which may be padded.
+    obs
+        Observation of the same frame.
+    positions, error, active, edge, options
+        As for `jaxdeblend.fitting.initialize.initialize_arrays`, of the new sources.
+    """
+    obs = obs.prepared()
+    rest = eqx.tree_at(lambda o: o.images, obs, _left(blend, obs))
+    both = _joined(blend, initialize_arrays(rest, positions, error, active, edge, options))
+    return solve_spectra(both, obs, render_terms(both, obs))
+
+
+def _left(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
+    """What a blend leaves of the images; 0 where they are unusable."""
+    return jnp.where(obs.weights > 0, obs.images - render(blend, obs), 0.0)
+
+
+_rest = Program(_left)
+
+
+@Program
+def _solved(blend: Blend, obs: Observation) -> Blend:
+    return solve_spectra(blend, obs, render_terms(blend, obs))
+
+
+def _joined(one: Blend, two: Blend) -> Blend:
+    """The sources of two blends of one frame."""
+    first = len(one.centers)
+    stacks = list(one.stacks)
+    for stack in two.stacks:
+        new = Stack(stack.component, stack.source + first, stack.active)
+        place = next((place for place, known in enumerate(stacks) if known.kind == new.kind), None)
+        if place is None:
+            stacks.append(new)
+        else:
+            stacks[place] = _concatenated(stacks[place], new)
+    prior = CenterPrior(
+        jnp.concatenate([one.center_prior.mean, two.center_prior.mean]),
+        jnp.concatenate([one.center_prior.sigma, two.center_prior.sigma]),
+    )
+    return Blend(
+        jnp.concatenate([one.centers, two.centers]),
+        prior,
+        tuple(stacks),
+        jnp.concatenate([jnp.asarray(one.active), jnp.asarray(two.active)]),
+        one.frame,
+    )
+
+
+def _concatenated(one: Stack, two: Stack) -> Stack:
+    """Components of one kind, one after the other."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]), one, two)
+
+
+def picked(blend: Blend, places: np.ndarray) -> Blend:
+    """Some sources of a fitted blend, in the order wanted; on the host.
+
+    Parameters
+    ----------
+    blend
+        The blend.
+    places
+        Places of the sources wanted.
+
+    Returns
+    -------
+    Blend
+        These sources without dark components, but for sources that have no others.
+    """
+    number = np.full(len(blend.centers), -1)
+    number[places] = np.arange(len(places))
+    stacks = [jax.tree.map(np.asarray, stack) for stack in blend.stacks]
+    lit = {int(source) for stack in stacks for source in stack.source[stack.active]}
+    kept = []
+    for stack in stacks:
+        wanted = np.flatnonzero((number[stack.source] >= 0) & (stack.active | ~np.isin(stack.source, [*lit])))
+        part = jax.tree.map(lambda array, wanted=wanted: array[wanted], stack)
+        kept.append(Stack(part.component, number[part.source].astype(part.source.dtype), part.active))
+    centers, mean, sigma, active = (
+        np.asarray(array)[places]
+        for array in (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active)
+    )
+    record = None if blend.record is None else blend.record.of_sources(places)
+    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame, record)
