@@ -373,17 +373,21 @@ def _factorized(
         matrix = jnp.einsum("nw,bnwmv,mv->bnm", profile, blocks, profile)
         return lstsq.one_by_one(lstsq.nonnegative_normal, matrix, jnp.einsum("nw,bnw->bn", profile, rights))
 
-    def one_round(_: Array, light: Array) -> Array:
-        profile = profile_of(light)
-        spectra = spectra_of(profile)
+    def lights_of(light: Array, spectra: Array) -> Array:
         matrix = jnp.einsum("bn,bnwmv,bm->nwmv", spectra, blocks, spectra).reshape(light.size, light.size)
         penalty = sparsity * jnp.sqrt(jnp.diagonal(matrix))
         vector = jnp.einsum("bn,bnw->nw", spectra, rights).reshape(-1) - penalty
-        relative = lstsq.nonnegative_normal(matrix, vector, start=profile.reshape(-1))
+        relative = lstsq.nonnegative_normal(matrix, vector, start=profile_of(light).reshape(-1))
         return relative.reshape(shape) * (share @ spectra)[:, None]
 
-    light = jax.lax.fori_loop(0, COLOR_ROUNDS, one_round, light)
-    return light, spectra_of(profile_of(light))
+    def one_round(index: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        # spectra come first and last, but are compiled once: the first round leaves the amplitudes as they are
+        light, spectra = state
+        light = jax.lax.cond(index > 0, lights_of, lambda light, _: light, light, spectra)
+        return light, spectra_of(profile_of(light))
+
+    nothing = jnp.zeros((len(matrices), len(light)), light.dtype)
+    return jax.lax.fori_loop(0, COLOR_ROUNDS + 1, one_round, (light, nothing))
 
 
 def _precision(

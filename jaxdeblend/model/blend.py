@@ -223,11 +223,10 @@ class Blend(eqx.Module):
         """
         shape = (1, *(n + 2 * margin for n in self.frame))  # without sources nobody knows the bands
         cube = jnp.zeros(shape, self.centers.dtype)
-        for stack in self.stacks:
+        for stack, frames in zip(self.stacks, self._frames(margin), strict=True):
             spectra, _ = stack.terms()
             if not points:
                 spectra = jnp.where(stack.is_point[:, None, None], 0.0, spectra)
-            frames = self._frames(stack, margin)
             light = spectra.reshape(-1, spectra.shape[-1]).T @ frames.reshape(-1, frames.shape[-2] * frames.shape[-1])
             cube = cube + light.reshape(-1, *shape[1:])
         return jnp.where(self._real(extent, margin), cube, 0.0)
@@ -252,19 +251,33 @@ class Blend(eqx.Module):
     def frames(self, extent: Int[AnyArray, "2"] | None = None, margin: int = 0) -> tuple[Float[Array, "_ _ y x"], ...]:
         """The stamp of every term placed into the frame, one array for each stack; parameters as in `cube`."""
         real = self._real(extent, margin)
-        return tuple(jnp.where(real, self._frames(stack, margin), 0.0) for stack in self.stacks)
+        return tuple(jnp.where(real, frames, 0.0) for frames in self._frames(margin))
 
-    def _frames(self, stack: Stack, margin: int) -> Float[Array, "component term y x"]:
-        _, images = stack.terms()
+    def _frames(self, margin: int) -> tuple[Float[Array, "_ _ y x"], ...]:
+        """Stamps of every term placed into the frame, one array for each stack."""
+        if not self.stacks:
+            return ()
+        images = [stack.terms()[1] for stack in self.stacks]
+        # The matrices of all stacks and of both axes are made together, for the largest: one operation is compiled
+        # where there were four. A smaller stamp takes the columns in the middle, a shorter axis the first rows.
+        shape = [n + 2 * margin for n in self.frame]
+        edge = max(image.shape[-1] for image in images)
+        source = jnp.concatenate([jnp.asarray(stack.source) for stack in self.stacks])
         centers = jnp.asarray(self.centers) + margin
-        taps = jax.vmap(jax.vmap(stamps.taps))(centers)  # the same for all stacks, and found once
-        matrices = []
-        for axis, n in enumerate(self.frame):
-            own = jax.tree.map(lambda array, axis=axis: array[stack.source, axis], (centers, taps))
-            matrix = functools.partial(stamps.placement_of_taps, frame_edge=n + 2 * margin, stamp_edge=images.shape[-1])
-            matrices.append(jax.vmap(matrix)(*own))
+        taps = jax.vmap(jax.vmap(stamps.taps))(centers)
+        of_component = jax.tree.map(lambda array: array[source], (centers, taps))
+        matrix = functools.partial(stamps.placement_of_taps, frame_edge=max(shape), stamp_edge=edge)
+        matrices = jax.vmap(jax.vmap(matrix))(*of_component)
         place = jax.vmap(stamps.place, in_axes=(0, None, None))  # the terms of one component
-        return jax.vmap(place)(images, *matrices)
+        frames = []
+        first = 0
+        for image in images:
+            size = image.shape[-1]
+            skipped = (edge - size) // 2
+            own = matrices[first : first + len(image), :, :, skipped : skipped + size]
+            frames.append(jax.vmap(place)(image, own[:, 0, : shape[0]], own[:, 1, : shape[1]]))
+            first += len(image)
+        return tuple(frames)
 
     def _real(self, extent: Int[AnyArray, "2"] | None, margin: int) -> Bool[Array, "y x"]:
         """Pixels that are not padding."""

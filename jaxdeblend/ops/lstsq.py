@@ -1,10 +1,11 @@
 """Weighted non-negative least squares for spectra."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 MAX_EXCHANGES = 30
 """Exchanges of the active set after which projected gradients go on; up to ten are usual."""
@@ -98,36 +99,69 @@ def nonnegative_normal(
         block = jnp.where(free[:, None] & free[None, :], matrix, 0.0)
         right = jnp.where(free, vector, 0.0)
         ridge = jnp.where(free, 100 * epsilon, 1.0).astype(matrix.dtype)
-        factor = jax.scipy.linalg.cho_factor(block + jnp.diag(ridge))
-        x = jax.scipy.linalg.cho_solve(factor, right)
-        return x + jax.scipy.linalg.cho_solve(factor, right - block @ x)  # less the ridge
+        factor = jax.lax.linalg.cholesky(block + jnp.diag(ridge), symmetrize_input=False)
 
-    def violated(free: Array, x: Array) -> Array:
-        return known & (jnp.where(free, x, matrix @ x - vector) < -tolerance)
+        def of_factor(right: Array) -> Array:
+            half = jax.lax.linalg.triangular_solve(factor, right[:, None], left_side=True, lower=True)
+            return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[:, 0]
 
-    def exchange(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        free, x, fewest, patience, number = state
-        wrong = violated(free, x)
+        x = of_factor(right)
+        return x + of_factor(right - block @ x)  # less the ridge
+
+    def exchange(state: _Exchange) -> _Exchange:
+        """Solve for the free coordinates, and exchange those that violate the conditions, for the next solution."""
+        x = solve(state.free)
+        wrong = known & (jnp.where(state.free, x, matrix @ x - vector) < -tolerance)
         count = wrong.sum(dtype=int)
-        progress = count < fewest
-        patience = jnp.where(progress, PATIENCE, patience - 1)
+        progress = count < state.fewest
+        patience = jnp.where(progress, PATIENCE, state.patience - 1)
         last = jnp.arange(wrong.size) == wrong.size - 1 - jnp.argmax(wrong[::-1])
-        free = free ^ (wrong & (progress | (patience >= 0) | last))
-        return free, solve(free), jnp.where(progress, count, fewest), patience, number + 1
-
-    def unsolved(state: tuple[Array, ...]) -> Array:
-        return jnp.any(violated(*state[:2])) & (state[-1] < most)
+        exchanged = wrong & (progress | (patience >= 0) | last)
+        fewest = jnp.where(progress, count, state.fewest)
+        return _Exchange(state.free ^ exchanged, x, count == 0, fewest, patience, state.index + 1)
 
     most = min(MAX_EXCHANGES, max(LEAST_EXCHANGES, MAX_EXCHANGES * USUAL_SIZE // max(vector.size, 1)))
-    free = known & ((vector if start is None else start) > 0)
-    state = free, solve(free), jnp.asarray(vector.size + 1), jnp.asarray(PATIENCE), jnp.asarray(0)
-    free, x, *_ = jax.lax.while_loop(unsolved, exchange, state)
+    state = _Exchange(
+        free=known & ((vector if start is None else start) > 0),
+        x=jnp.zeros_like(vector),
+        solved=jnp.zeros((), bool),
+        fewest=jnp.asarray(vector.size + 1),
+        patience=jnp.asarray(PATIENCE),
+        index=jnp.asarray(0),
+    )
+    state = jax.lax.while_loop(lambda state: ~state.solved & (state.index <= most), exchange, state)
+    x = state.x
     if vector.size <= FEW:
         return jnp.maximum(x, 0.0) * scale
-    solved = ~jnp.any(violated(free, x)) & jnp.isfinite(x).all()
+    solved = state.solved & jnp.isfinite(x).all()
     guess = jnp.zeros_like(vector) if start is None else start / jnp.where(known, scale, 1.0)
     x = _descended(matrix, vector, (jnp.maximum(x, 0.0), jnp.where(known, guess, 0.0)), known, solved)
     return x * scale
+
+
+class _Exchange(NamedTuple):
+    """How far the exchanges of the active set are.
+
+    Attributes
+    ----------
+    free
+        Coordinates that the next solution takes as free.
+    x
+        The last solution.
+    solved
+        Whether it fulfils the conditions.
+    fewest, patience
+        Fewest violations so far, and how many more exchanges of all of them may make no progress.
+    index
+        Number of solutions.
+    """
+
+    free: Bool[Array, " n"]
+    x: Float[Array, " n"]
+    solved: Bool[Array, ""]
+    fewest: Int[Array, ""]
+    patience: Int[Array, ""]
+    index: Int[Array, ""]
 
 
 def _descended(
