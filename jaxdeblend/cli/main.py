@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from .cache import keep_compiled_programs
-
 OK, SOME_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 """Exit codes: all well; some sources have no flux; bad input; a fault of this program; Ctrl-C; SIGTERM."""
 
@@ -24,7 +22,6 @@ def main() -> None:
     'main'
     """
     signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
-    keep_compiled_programs()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -12,14 +12,19 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+from jax import export
 from jax.core import Tracer
 
+from .cache import keep_programs
 from .host import share_of_mappings
+from .structures import description_of, tree_of
+from .traced import SETTINGS, Traced, alone, digest_of, load, save
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,16 +46,17 @@ ONE_CORE: Mapping[str, Mapping[str, bool]] = MappingProxyType(
 CROWDED = 0.75
 """Share of the memory mappings of a process above which programs are dropped before another one is compiled."""
 
-TRACING = threading.Lock()
+TRACING = threading.RLock()
 """Held while JAX traces a program: two threads that trace at the same time may disturb each other."""
 
 
 class Program(Generic[P, R]):
     """A function that is compiled once for each set of shapes, dtypes and static values of its arguments.
 
-    This is `equinox.filter_jit` with four differences: compile options are those that the installed jaxlib knows, only
-    one thread at a time compiles the same program, all programs of the package together are bounded in number, and a
-    call inside another traced function becomes a part of that function.
+    This is `equinox.filter_jit` with five differences: compile options are those that the installed jaxlib knows, only
+    one thread at a time compiles the same program, all programs of the package together are bounded in number, a call
+    inside another traced function becomes a part of that function, and later processes find the program traced and
+    compiled (`jaxdeblend.runtime.cache`, `jaxdeblend.runtime.traced`).
 
     Parameters
     ----------
@@ -83,20 +89,30 @@ class Program(Generic[P, R]):
         leaves, structure = jax.tree.flatten((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self.function(*args, **kwargs)
-        is_array = [eqx.is_array(leaf) for leaf in leaves]
-        arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
-        static = tuple(_ARRAY if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
-        shapes = tuple((array.shape, array.dtype) for array in arrays)
-        platform = _platform()
-        key = (self, platform, structure, static, shapes)
-        program = KEPT.get(key, lambda: self._jitted(platform, structure, static))
-        result, static_result = program(*self._parted(args, arrays))
-        return eqx.combine(result, static_result.value)
+        compiled, arrays = self._compiled(leaves, structure)
+        return compiled(*self._parted(args, arrays))
+
+    def prepared(self, *args: P.args, **kwargs: P.kwargs) -> "Compiled":
+        """The program for such arguments, traced but perhaps not compiled; `jax.ShapeDtypeStruct` stand for arrays."""
+        compiled, arrays = self._compiled(*jax.tree.flatten((args, kwargs)))
+        compiled.trace(*self._parted(args, arrays))
+        return compiled
 
     @property
     def n_compiled(self) -> int:
         """Number of programs of this function that are kept."""
         return KEPT.count(lambda key: key[0] is self)
+
+    def _compiled(self, leaves: list[Any], structure: Any) -> tuple["Compiled", list[Any]]:
+        """The program for arguments of these leaves, and the arrays among them."""
+        is_array = [_is_array(leaf) for leaf in leaves]
+        arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
+        static = tuple(_ARRAY if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
+        shapes = tuple((array.shape, array.dtype) for array in arrays)
+        platform = _platform()
+        key = (self, platform, _trace_settings(), structure, static, shapes)
+        call = _Call(self.function, structure, static)
+        return KEPT.get(key, lambda: Compiled(call, platform, compile_options(platform, self.one_core))), arrays
 
     def _parted(self, args: tuple[Any, ...], arrays: list[Any]) -> tuple[list[Any], list[Any]]:
         """The arrays whose memory may be taken over, and the others; each with None where the other list has it."""
@@ -104,27 +120,198 @@ class Program(Generic[P, R]):
             return [None] * len(arrays), arrays
         donated = []
         for index, arg in enumerate(args):
-            n_arrays = sum(map(eqx.is_array, jax.tree.leaves(arg)))
+            n_arrays = sum(map(_is_array, jax.tree.leaves(arg)))
             donated += [index in self.donated] * n_arrays
         donated += [False] * (len(arrays) - len(donated))  # arrays of keyword arguments
         given = [array if taken else None for array, taken in zip(arrays, donated, strict=True)]
         kept = [None if taken else array for array, taken in zip(arrays, donated, strict=True)]
         return given, kept
 
-    def _jitted(self, platform: str, structure: Any, static: tuple[Hashable, ...]) -> Callable[..., Any]:
-        """The jitted function for static values. It is a new function each time, so that it can be dropped."""
 
-        def traced(given: list[Any], kept: list[Any]) -> tuple[Any, _Static]:
-            arrays = iter([two if one is None else one for one, two in zip(given, kept, strict=True)])
-            leaves = [next(arrays) if leaf is _ARRAY else leaf for leaf in static]
-            args, kwargs = jax.tree.unflatten(structure, leaves)
-            with TRACING:
-                result = self.function(*args, **kwargs)
-            result, static_result = eqx.partition(result, eqx.is_array)
-            return result, _Static(static_result)
+class _Call(NamedTuple):
+    """A function, and its arguments but for the arrays in them.
 
-        traced.__name__ = traced.__qualname__ = getattr(self.function, "__name__", "program")
-        return jax.jit(traced, donate_argnums=0, compiler_options=compile_options(platform, self.one_core))
+    Attributes
+    ----------
+    function
+        The function.
+    structure, static
+        Structure of the arguments, and their leaves with `_ARRAY` in the place of arrays.
+    """
+
+    function: Callable[..., Any]
+    structure: Any
+    static: tuple[Hashable, ...]
+
+    def __call__(self, given: list[Any], kept: list[Any]) -> Any:
+        """Result of the function while it is traced."""
+        args, kwargs = self.arguments(given, kept)
+        with TRACING:
+            return self.function(*args, **kwargs)
+
+    def arguments(self, given: list[Any], kept: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with these arrays: those whose memory may be taken over, and the others."""
+        arrays = iter([two if one is None else one for one, two in zip(given, kept, strict=True)])
+        leaves = [next(arrays) if leaf is _ARRAY else leaf for leaf in self.static]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return getattr(self.function, "__name__", "program")
+
+
+class Compiled:
+    """A function compiled for arguments of one structure. Its first call traces and compiles it, in one thread alone.
+
+    Parameters
+    ----------
+    call
+        The function, and its arguments but for the arrays.
+    platform
+        Platform that it is compiled for.
+    options
+        Compile options.
+    """
+
+    def __init__(self, call: _Call, platform: str, options: dict[str, bool]):
+        self._call, self._platform, self._options = call, platform, options
+        self._tracing, self._compiling = threading.RLock(), threading.RLock()
+        self._made: _Made | None = None
+        self._is_compiled = False
+
+    def __call__(self, given: list[Any], kept: list[Any]) -> Any:
+        """Result for these arrays: those whose memory may be taken over, and the others."""
+        made = self.trace(given, kept)
+        if not self._is_compiled:
+            self.compile()
+        return made.tree(made.function(given, kept))
+
+    @property
+    def result(self) -> Any:
+        """The result, with a `jax.ShapeDtypeStruct` for each array."""
+        assert self._made is not None
+        return self._made.tree(self._made.shapes)
+
+    def trace(self, given: list[Any], kept: list[Any]) -> "_Made":
+        """Trace the function, or load what another process traced, if that is not done."""
+        with self._tracing:
+            if self._made is None:
+                self._made = self._stored(given, kept) or self._traced(given, kept)
+            return self._made
+
+    def compile(self) -> None:
+        """Compile what was traced, if that is not done."""
+        with self._compiling:
+            made = self._made
+            if self._is_compiled or made is None:
+                return
+            if made.new is None:
+                made.lowered.compile()
+            else:
+                folder, digest, traced = made.new
+                with alone(folder, digest):
+                    made.lowered.compile()
+                    save(folder, digest, traced)
+            self._made = made._replace(lowered=None, new=None)
+            self._is_compiled = True
+
+    def _stored(self, given: list[Any], kept: list[Any]) -> "_Made | None":
+        """The program from the store of traced programs, or a new one for it; None if it cannot be kept."""
+        folder = keep_programs()
+        if folder is None:
+            return None
+        digest = digest_of(self._call.function, self._platform, self._call.arguments(given, kept))
+        if digest is None:
+            return None
+        known = load(folder, digest)
+        traced = known or _exported(self._call, self._platform, given, kept)
+        if traced is None:
+            return None
+        leaves, structure = jax.tree.flatten(tree_of(traced.result, lambda _: _ARRAY))
+
+        def tree(arrays: list[Any]) -> Any:
+            remaining = iter(arrays)
+            return jax.tree.unflatten(structure, [next(remaining) if leaf is _ARRAY else leaf for leaf in leaves])
+
+        jitted = self._jitted(traced.exported.call)
+        return _Made(
+            function=jitted,
+            lowered=jitted.lower(given, kept),
+            shapes=[jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in traced.exported.out_avals],
+            tree=tree,
+            new=None if known else (folder, digest, traced),
+        )
+
+    def _traced(self, given: list[Any], kept: list[Any]) -> "_Made":
+        """The program by way of `jax.jit` alone."""
+        call = self._call  # a reference to this object would keep dropped programs alive
+
+        def function(given: list[Any], kept: list[Any]) -> tuple[Any, _Static]:
+            result, static = eqx.partition(call(given, kept), eqx.is_array)
+            return result, _Static(static)
+
+        jitted = self._jitted(function)
+        lowered = jitted.lower(given, kept)
+        return _Made(
+            function=jitted,
+            lowered=lowered,
+            shapes=jax.tree.map(lambda known: jax.ShapeDtypeStruct(known.shape, known.dtype), lowered.out_info),
+            tree=lambda result: eqx.combine(result[0], result[1].value),
+            new=None,
+        )
+
+    def _jitted(self, function: Callable[..., Any]) -> Any:
+        """A jitted function. It is a new one each time, so that it can be dropped."""
+
+        def named(given: list[Any], kept: list[Any]) -> Any:
+            return function(given, kept)
+
+        named.__name__ = named.__qualname__ = self._call.name
+        return jax.jit(named, donate_argnums=0, compiler_options=self._options)
+
+
+def _exported(call: _Call, platform: str, given: list[Any], kept: list[Any]) -> Traced | None:
+    """A function, traced so that it can be kept; None if that cannot be."""
+    described = []
+
+    def function(given: list[Any], kept: list[Any]) -> list[Any]:
+        result = call(given, kept)
+        described.append(description_of(result))
+        return [leaf for leaf in jax.tree.leaves(result) if _is_array(leaf)]
+
+    function.__name__ = function.__qualname__ = call.name
+    target = "cpu" if platform == "cpu" else export.default_export_platform()
+    try:
+        exported = export.export(jax.jit(function), platforms=[target])(given, kept)
+    except Exception as error:  # also an error of the function itself, which is raised when it is traced as usual
+        logger.debug("%s is not kept: %s", call.name, error)
+        return None
+    return Traced(exported, described[-1])
+
+
+class _Made(NamedTuple):
+    """A traced function.
+
+    Attributes
+    ----------
+    function
+        Jitted function of both lists of arrays.
+    lowered
+        The same, lowered; None when it is compiled.
+    shapes
+        What it returns, with `jax.ShapeDtypeStruct` for arrays.
+    tree
+        The result of the program from what the function returns.
+    new
+        Folder, digest and traced program if this process traced it and it can be kept.
+    """
+
+    function: Callable[..., Any]
+    lowered: Any
+    shapes: Any
+    tree: Callable[[Any], Any]
+    new: tuple[Path, str, Traced] | None
 
 
 _ARRAY = object()
@@ -138,19 +325,19 @@ class _Static(eqx.Module):
 
 
 class _Kept:
-    """Compiled programs in the order of their last use, and a lock for each, held while it is compiled."""
+    """Compiled programs in the order of their last use."""
 
     def __init__(self):
-        self._programs: OrderedDict[Hashable, _Once] = OrderedDict()
+        self._programs: OrderedDict[Hashable, Compiled] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, compiled: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    def get(self, key: Hashable, compiled: Callable[[], Compiled]) -> Compiled:
         """The program of a key; made by `compiled` if there is none."""
         with self._lock:
             program = self._programs.get(key)
             if program is None:
                 self._make_room()
-                program = self._programs[key] = _Once(compiled())
+                program = self._programs[key] = compiled()
             self._programs.move_to_end(key)
             return program
 
@@ -166,23 +353,6 @@ class _Kept:
             n_dropped += 1
         if n_dropped:
             logger.info("dropped %d compiled programs: the process had few memory mappings left", n_dropped)
-
-
-class _Once:
-    """A jitted function whose first call is made by one thread alone."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
-        self._first = threading.Lock()
-        self._done = False
-
-    def __call__(self, *args: Any) -> Any:
-        if self._done:
-            return self._function(*args)
-        with self._first:
-            result = self._function(*args)
-            self._done = True
-            return result
 
 
 KEPT = _Kept()
@@ -220,6 +390,16 @@ def is_known(platform: str, name: str, value: bool) -> bool:
         logger.debug("compile option %s is left out: %s", name, error)
         return False
     return True
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array, or stands for one."""
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _trace_settings() -> tuple[Any, ...]:
+    """Settings of JAX in this thread that programs depend on."""
+    return tuple(getattr(jax.config, setting, None) for setting in SETTINGS)
 
 
 def _platform() -> str:

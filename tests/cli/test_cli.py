@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -272,7 +271,7 @@ def test_signals_leave_nothing(signal_sent, code, images, tmp_path):
     assert "Traceback" not in error
 
 
-# ---- warmup, and the cache of compiled programs
+# ---- warmup
 
 
 def test_warmup_compiles_every_combination(capsys):
@@ -281,23 +280,3 @@ def test_warmup_compiles_every_combination(capsys):
     )
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["20 pixels, 1 sources", "20 pixels, 2 sources"]
-
-
-def test_compiled_programs_are_kept(tmp_path):
-    """In a process of its own, because the cache is a setting of the whole process."""
-    code = (
-        "from jaxdeblend.cli.cache import keep_compiled_programs; import jax, jax.numpy as jnp;"
-        "print(keep_compiled_programs());"
-        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0);"
-        "jax.jit(lambda x: jnp.linalg.inv(x) @ x)(jnp.eye(5))"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment | {"XDG_CACHE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    folder = tmp_path / "jaxdeblend"
-    assert done.stdout.startswith(str(folder)) and any(path.is_file() for path in folder.rglob("*-cache"))
