@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdeblend as jd
-from jaxdeblend.batch.lanes import Settings
 from jaxdeblend.batch.plan import Item, pack
+from jaxdeblend.batch.stages import Settings
 from jaxdeblend.fitting.loop import FitState, Problem
 from jaxdeblend.simulate import simulate_blend
 

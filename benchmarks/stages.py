@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 import jaxdeblend as jd
-from jaxdeblend.batch.lanes import observation_of
 from jaxdeblend.batch.plan import Item, pack
+from jaxdeblend.batch.stages import observation_of
 from jaxdeblend.fitting.initialize import initialize_arrays
 from jaxdeblend.fitting.loop import Problem
 from jaxdeblend.measurement.photometry import measure_arrays

@@ -1,7 +1,7 @@
-"""The compiled programs: from packed pixels to results, for one blend or for many that share a call.
+"""From packed pixels to results, for one blend or for many that share a call.
 
-A call for one blend does everything from the start to the measurements. Where many blends share a call, they sit in
-*lanes*, and a call is a *turn*: some blends enter free lanes, all lanes go on by half windows of steps until as many
+One blend runs through the programs of `jaxdeblend.batch.stages`. Where many blends share a call, they sit in *lanes*,
+and a call is a *turn*: some blends enter free lanes, all lanes go on by half windows of steps until as many
 blends are done as there are to be free lanes for the next ones, and those that are done are measured and leave. So no
 blend waits for the slowest of its company, and the host is asked for once in a turn only.
 """
@@ -14,55 +14,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Int, PyTree
 
-from ..fitting.extend import extend_arrays
-from ..fitting.initialize import Initialization, initialize_arrays
-from ..fitting.loop import FitResult, FitState, Problem
-from ..fitting.optimizer import ProximalAdam
+from ..fitting.loop import FitState, Problem
 from ..fitting.render import render_terms
-from ..instrument.kernel import DifferenceKernel
-from ..instrument.observation import Observation
-from ..instrument.psf import ImagePSF
-from ..measurement.photometry import Measurements, measure_arrays
+from ..measurement.photometry import measure_arrays
 from ..runtime.host import AnyArray
 from ..runtime.programs import TRACING, Program
 from .plan import Bucket, Item, lane_of, pack
 from .result import Deblended, unpack
+from .stages import Output, Settings, compile_side_by_side, deblend_one
 
 TURNS = 4
 """A quarter of the lanes is filled anew in each turn."""
 
 Numbered = tuple[int, Item]
-Output = tuple[FitResult, Measurements, Float[AnyArray, "*lane source band y x"]]
-
-
-class Settings(eqx.Module):
-    """How every blend is deblended.
-
-    Attributes
-    ----------
-    options
-        Constraints, priors, numbers of components.
-    optimizer
-        Settings of the optimizer.
-    stamp_edge
-        Edge of the stamps in pixels.
-    """
-
-    options: Initialization
-    optimizer: ProximalAdam
-    stamp_edge: int = eqx.field(static=True)
-
-    def start(self, blend: dict[str, PyTree]) -> Problem:
-        """The first model of a blend, ready to be fitted."""
-        obs = observation_of(blend)
-        sources = blend["centers"], blend["errors"], blend["active"], self.stamp_edge, self.options
-        if "start" in blend:
-            initial = extend_arrays(blend["start"], obs, *sources)
-        else:
-            initial = initialize_arrays(obs, *sources)
-        return Problem(initial, obs, self.optimizer)
 
 
 def finish(problem: Problem, state: FitState) -> Output:
@@ -70,13 +36,6 @@ def finish(problem: Problem, state: FitState) -> Output:
     terms = render_terms(problem.best(state), problem.obs)
     fit = problem.result(state, terms)
     return fit, *measure_arrays(fit.blend, problem.obs, fit.status, terms)
-
-
-@functools.partial(Program, one_core=True)
-def deblend_one(blend: dict[str, PyTree], settings: Settings) -> Output:
-    """Initialize, fit and measure one packed blend."""
-    problem = settings.start(blend)
-    return finish(problem, problem.run())
 
 
 class Calls:
@@ -101,7 +60,9 @@ class Calls:
     def call(self, group: list[Numbered]) -> list[tuple[int, Deblended]]:
         """Deblend a numbered blend."""
         ((number, item),) = group
-        output = deblend_one(lane_of(pack([item], self.bucket, 1), 0), self.settings)
+        blend = lane_of(pack([item], self.bucket, 1), 0)
+        compile_side_by_side(blend, self.settings)
+        output = deblend_one(blend, self.settings)
         return [(number, unpack(jax.device_get(output), item))]
 
 
@@ -255,29 +216,3 @@ class Lanes:
         problem, state = jax.tree.map(lambda leaf: jnp.zeros((self.number, *leaf.shape[1:]), leaf.dtype), shapes)
         state = eqx.tree_at(lambda state: state.done, state, jnp.ones(self.number, dtype=bool))
         return Fitting(problem, state, jnp.full(self.number, -1, jnp.int32))
-
-
-def observation_of(lane: dict[str, PyTree]) -> Observation:
-    """The observation of one lane, as packed by `jaxdeblend.batch.plan.pack`, with its difference kernel.
-
-    Its bands are numbers: programs do not depend on their names.
-    """
-    weights = lane["weights"]
-    return Observation(
-        lane["images"],
-        jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1.0), 0.0),
-        ImagePSF(lane["psf"]),
-        bands=[str(number) for number in range(len(weights))],
-        model_psf=lane["model_psf"],
-        kernel=DifferenceKernel(lane["kernel"]) if "kernel" in lane else _kernel(lane),
-        extent=lane["extent"],
-    ).prepared(None if "kernel" in lane else lane["psf_edge"])
-
-
-def _kernel(lane: dict[str, PyTree]) -> DifferenceKernel:
-    """The difference kernel of one lane, cropped to the edge that its PSF had before it was padded."""
-    kernel = DifferenceKernel.between(lane["model_psf"], ImagePSF(lane["psf"])).image
-    edge = kernel.shape[-1]
-    near = jnp.abs(jnp.arange(edge, dtype=lane["psf_edge"].dtype) - edge // 2) <= lane["psf_edge"] // 2
-    cropped = jnp.where((near[:, None] & near[None, :])[None], kernel, 0.0)
-    return DifferenceKernel(cropped / cropped.sum(axis=(-2, -1), keepdims=True))

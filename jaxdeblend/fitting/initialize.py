@@ -201,6 +201,63 @@ def initialize_arrays(
     options
         Constraints, priors, numbers of components.
     """
+    first = first_models(obs, positions, error, active, edge, options)
+    return blend_of(refined(first, obs), obs, options)
+
+
+class FirstModels(eqx.Module):
+    """Sources while they are initialized.
+
+    Attributes
+    ----------
+    shapes
+        Stamp of each in model space, in flux units of the mean band.
+    spectra
+        Flux in each band.
+    center
+        Position (y, x).
+    prior
+        Detected positions, and their errors.
+    active, lit
+        False for padding; false for sources without light, too.
+    compact
+        Sources that may be points.
+    is_point
+        Sources that are points.
+    significance
+        S/N of each source as a point.
+    """
+
+    shapes: Float[Array, "source s s"]
+    spectra: Float[Array, "source band"]
+    center: Float[Array, "source 2"]
+    prior: CenterPrior
+    active: Bool[Array, " source"]
+    lit: Bool[Array, " source"]
+    compact: Bool[Array, " source"]
+    is_point: Bool[Array, " source"]
+    significance: Float[Array, " source"]
+
+    @property
+    def bright(self) -> Bool[Array, " source"]:
+        """Sources whose shapes are worth a correction unless they are points."""
+        return self.lit & ~self.is_point & (self.significance > CORRECTED)
+
+    @property
+    def can_be_refined(self) -> Bool[Array, ""]:
+        """Whether `refined` changes anything."""
+        return jnp.any(self.compact | self.bright)
+
+
+def first_models(
+    obs: Observation,
+    positions: Float[Array, "source 2"],
+    error: Float[Array, " source"],
+    active: Bool[Array, " source"],
+    edge: int,
+    options: Initialization,
+) -> FirstModels:
+    """All sources as multi-Gaussian expansions; parameters as for `initialize_arrays`."""
     obs = obs.prepared()
     inside = lies_inside(positions, obs)
     centers = jnp.where(inside[:, None], positions, 0.0)
@@ -209,20 +266,48 @@ def initialize_arrays(
         obs, centers, error, lit, edge, options.widths, sparsity=options.sparsity, passes=options.passes
     )
     centers = jnp.where((lit & (error > 0))[:, None], improved, centers)
-    fitted_error = jnp.where(inside, error, 0.0)
-    prior = CenterPrior(positions, fitted_error)
     significance = _significance(obs, centers, lit)
-    compact = lit & ((point_share > COMPACT) | (significance > BRIGHT))
-    detected = jnp.where(inside[:, None], positions, 0.0)
-    light = jnp.where(lit[:, None], spectra, 0.0)
-    points = find_points(obs, shapes, light, centers, detected, fitted_error, compact, significance)
+    return FirstModels(
+        shapes=shapes,
+        spectra=spectra,
+        center=centers,
+        prior=CenterPrior(positions, jnp.where(inside, error, 0.0)),
+        active=active,
+        lit=lit,
+        compact=lit & ((point_share > COMPACT) | (significance > BRIGHT)),
+        is_point=jnp.zeros_like(lit),
+        significance=significance,
+    )
+
+
+def refined(first: FirstModels, obs: Observation) -> FirstModels:
+    """First models with the points among them found, and the shapes of bright galaxies corrected."""
+    obs = obs.prepared()
+    positions, errors = jnp.asarray(first.prior.mean), jnp.asarray(first.prior.sigma)
+    detected = jnp.where(lies_inside(positions, obs)[:, None], positions, 0.0)
+    light = jnp.where(first.lit[:, None], first.spectra, 0.0)
+    points = find_points(obs, first.shapes, light, first.center, detected, errors, first.compact, first.significance)
+    found = eqx.tree_at(lambda models: (models.is_point, models.center), first, (points.is_point, points.center))
     point_flux = jnp.where(points.is_point[:, None], points.flux, 0.0)
-    bright = lit & ~points.is_point & (significance > CORRECTED)
     light = jnp.where(points.is_point[:, None], 0.0, light)
-    shapes, light = correct(obs, shapes, light, points.center, bright, obs.draw_points(points.center, point_flux))
-    spectra = jnp.where(lit[:, None], point_flux + light, spectra)
-    sources = Blend(points.center, prior, (), active, obs.shape)
-    return with_shapes(sources, obs, shapes, points.is_point, options, spectra=spectra, significance=significance)
+    others = obs.draw_points(points.center, point_flux)
+    shapes, light = correct(obs, first.shapes, light, points.center, found.bright, others)
+    spectra = jnp.where(first.lit[:, None], point_flux + light, first.spectra)
+    return eqx.tree_at(lambda models: (models.shapes, models.spectra), found, (shapes, spectra))
+
+
+def blend_of(models: FirstModels, obs: Observation, options: Initialization) -> Blend:
+    """The blend of these sources, for `fit`."""
+    sources = Blend(models.center, models.prior, (), models.active, obs.shape)
+    return with_shapes(
+        sources,
+        obs,
+        models.shapes,
+        models.is_point,
+        options,
+        spectra=models.spectra,
+        significance=models.significance,
+    )
 
 
 def with_shapes(

@@ -163,9 +163,20 @@ def fit_arrays(
     fixed: Callable[[Blend], object] | None = None,
 ) -> FitResult:
     """The fit as a pure function of arrays, for `jax.vmap` over blends."""
+    return fit_and_terms(blend, obs, optimizer, fixed)[0]
+
+
+def fit_and_terms(
+    blend: Blend,
+    obs: Observation,
+    optimizer: ProximalAdam,
+    fixed: Callable[[Blend], object] | None = None,
+) -> tuple[FitResult, Terms]:
+    """The fit, and the terms of its blend as from `jaxdeblend.fitting.render.render_terms`."""
     problem = Problem(blend, obs, optimizer, fixed)
     state = problem.run()
-    return problem.result(state, render_terms(problem.best(state), problem.obs))
+    terms = render_terms(problem.best(state), problem.obs)
+    return problem.result(state, terms), terms
 
 
 _fit = Program(fit_arrays)

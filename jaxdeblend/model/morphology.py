@@ -123,6 +123,12 @@ class ImageMorphology(AbstractMorphology):
         """The pixels are fitted."""
         return parameters(self, pixels=self.step)
 
+    def under(
+        self, constraints: tuple[AbstractConstraint, ...], priors: tuple[AbstractPrior, ...]
+    ) -> "ImageMorphology":
+        """Morphology under other constraints and priors."""
+        return ImageMorphology(self.pixels, constraints, priors, self.step, self.point)
+
 
 class PointMorphology(AbstractMorphology):
     """A point: the PSF of model space itself. Nothing is fitted.

@@ -20,6 +20,7 @@ import equinox as eqx
 import jax
 from jax import export
 from jax.core import Tracer
+from jax.sharding import SingleDeviceSharding
 
 from .cache import keep_programs
 from .host import share_of_mappings
@@ -98,6 +99,11 @@ class Program(Generic[P, R]):
         compiled.trace(*self._parted(args, arrays))
         return compiled
 
+    def has(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether there is a program for such arguments."""
+        key, _, _ = self._key(*jax.tree.flatten((args, kwargs)))
+        return KEPT.count(lambda known: known == key) > 0
+
     @property
     def n_compiled(self) -> int:
         """Number of programs of this function that are kept."""
@@ -105,14 +111,17 @@ class Program(Generic[P, R]):
 
     def _compiled(self, leaves: list[Any], structure: Any) -> tuple["Compiled", list[Any]]:
         """The program for arguments of these leaves, and the arrays among them."""
+        key, static, arrays = self._key(leaves, structure)
+        call = _Call(self.function, structure, static)
+        return KEPT.get(key, lambda: Compiled(call, _device_of(arrays), self.one_core)), arrays
+
+    def _key(self, leaves: list[Any], structure: Any) -> tuple[Hashable, tuple[Hashable, ...], list[Any]]:
+        """Key of the program for arguments of these leaves, the leaves without arrays, and the arrays."""
         is_array = [_is_array(leaf) for leaf in leaves]
         arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
         static = tuple(_ARRAY if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
         shapes = tuple((array.shape, array.dtype) for array in arrays)
-        platform = _platform()
-        key = (self, platform, _trace_settings(), structure, static, shapes)
-        call = _Call(self.function, structure, static)
-        return KEPT.get(key, lambda: Compiled(call, platform, compile_options(platform, self.one_core))), arrays
+        return (self, _device_of(arrays), _trace_settings(), structure, static, shapes), static, arrays
 
     def _parted(self, args: tuple[Any, ...], arrays: list[Any]) -> tuple[list[Any], list[Any]]:
         """The arrays whose memory may be taken over, and the others; each with None where the other list has it."""
@@ -168,14 +177,15 @@ class Compiled:
     ----------
     call
         The function, and its arguments but for the arrays.
-    platform
-        Platform that it is compiled for.
-    options
-        Compile options.
+    device
+        Device that it is compiled for.
+    one_core
+        Whether calls run side by side, each on one core of a CPU.
     """
 
-    def __init__(self, call: _Call, platform: str, options: dict[str, bool]):
-        self._call, self._platform, self._options = call, platform, options
+    def __init__(self, call: _Call, device: Any, one_core: bool):
+        self._call, self._device = call, device
+        self._options = compile_options(device.platform, one_core)
         self._tracing, self._compiling = threading.RLock(), threading.RLock()
         self._made: _Made | None = None
         self._is_compiled = False
@@ -221,11 +231,11 @@ class Compiled:
         folder = keep_programs()
         if folder is None:
             return None
-        digest = digest_of(self._call.function, self._platform, self._call.arguments(given, kept))
+        digest = digest_of(self._call.function, self._device.platform, self._call.arguments(given, kept))
         if digest is None:
             return None
         known = load(folder, digest)
-        traced = known or _exported(self._call, self._platform, given, kept)
+        traced = known or _exported(self._call, self._device.platform, given, kept)
         if traced is None:
             return None
         leaves, structure = jax.tree.flatten(tree_of(traced.result, lambda _: _ARRAY))
@@ -249,6 +259,8 @@ class Compiled:
 
         def function(given: list[Any], kept: list[Any]) -> tuple[Any, _Static]:
             result, static = eqx.partition(call(given, kept), eqx.is_array)
+            # types that may still change ("weak") would be another program for who gets them
+            result = jax.tree.map(lambda array: jax.lax.convert_element_type(array, array.dtype), result)
             return result, _Static(static)
 
         jitted = self._jitted(function)
@@ -268,7 +280,9 @@ class Compiled:
             return function(given, kept)
 
         named.__name__ = named.__qualname__ = self._call.name
-        return jax.jit(named, donate_argnums=0, compiler_options=self._options)
+        # Where arguments and result lie is said, as JAX would compile again for other mixtures of NumPy and JAX arrays.
+        here = SingleDeviceSharding(self._device)
+        return jax.jit(named, donate_argnums=0, in_shardings=here, out_shardings=here, compiler_options=self._options)
 
 
 def _exported(call: _Call, platform: str, given: list[Any], kept: list[Any]) -> Traced | None:
@@ -284,6 +298,7 @@ def _exported(call: _Call, platform: str, given: list[Any], kept: list[Any]) -> 
     target = "cpu" if platform == "cpu" else export.default_export_platform()
     try:
         exported = export.export(jax.jit(function), platforms=[target])(given, kept)
+        exported = export.deserialize(exported.serialize())  # now as it is for later processes
     except Exception as error:  # also an error of the function itself, which is raised when it is traced as usual
         logger.debug("%s is not kept: %s", call.name, error)
         return None
@@ -402,9 +417,12 @@ def _trace_settings() -> tuple[Any, ...]:
     return tuple(getattr(jax.config, setting, None) for setting in SETTINGS)
 
 
-def _platform() -> str:
-    """Platform of the default device: "cpu", "gpu" or "tpu"."""
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform
+def _device_of(arrays: list[Any]) -> Any:
+    """Device that arrays were put on, else the default one of this thread."""
+    for array in arrays:
+        if isinstance(array, jax.Array) and array.committed:
+            return min(array.devices(), key=lambda device: device.id)
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None or isinstance(chosen, str):
+        return jax.local_devices(backend=chosen)[0]
+    return chosen

@@ -9,8 +9,9 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import jaxdeblend as jd
-from jaxdeblend.batch.lanes import Settings, finish
+from jaxdeblend.batch.lanes import finish
 from jaxdeblend.batch.plan import Item, lane_of, pack
+from jaxdeblend.batch.stages import Settings
 from jaxdeblend.single_band.deblend import deblend_packed
 from jaxdeblend.single_band.pack import Item as SingleBandItem
 from jaxdeblend.single_band.pack import pack as pack_single_band

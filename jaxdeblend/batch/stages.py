@@ -1,0 +1,230 @@
+"""The stages of deblending one blend, each a compiled program of its own.
+
+They compile side by side, and are kept one by one: another prior is another fit, and nothing else. Bright blends alone
+need the programs that refine first models.
+"""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..fitting.extend import extend_arrays
+from ..fitting.initialize import (
+    FirstModels,
+    Initialization,
+    blend_of,
+    first_models,
+    initialize_arrays,
+    refined,
+)
+from ..fitting.loop import FitResult, Problem, fit_and_terms
+from ..fitting.optimizer import ProximalAdam
+from ..fitting.render import Terms
+from ..instrument.kernel import DifferenceKernel
+from ..instrument.observation import Observation
+from ..instrument.psf import ImagePSF
+from ..measurement.photometry import Measurements, measure_arrays
+from ..model.blend import Blend, Stack
+from ..model.component import FactorizedComponent
+from ..model.constraint import AbstractConstraint
+from ..model.morphology import ImageMorphology
+from ..model.prior import AbstractPrior
+from ..runtime.host import AnyArray, usable_cores
+from ..runtime.programs import Program
+
+Packed = dict[str, PyTree]
+"""One blend as packed by `jaxdeblend.batch.plan.pack`."""
+
+Output = tuple[FitResult, Measurements, Float[AnyArray, "*lane source band y x"]]
+
+
+class Settings(eqx.Module):
+    """How every blend is deblended.
+
+    Attributes
+    ----------
+    options
+        Constraints, priors, numbers of components.
+    optimizer
+        Settings of the optimizer.
+    stamp_edge
+        Edge of the stamps in pixels.
+    """
+
+    options: Initialization
+    optimizer: ProximalAdam
+    stamp_edge: int = eqx.field(static=True)
+
+    def start(self, blend: Packed) -> Problem:
+        """The first model of a blend, ready to be fitted."""
+        obs = observation_of(blend)
+        sources = blend["centers"], blend["errors"], blend["active"], self.stamp_edge, self.options
+        if "start" in blend:
+            initial = extend_arrays(blend["start"], obs, *sources)
+        else:
+            initial = initialize_arrays(obs, *sources)
+        return Problem(initial, obs, self.optimizer)
+
+
+# ---------------------------------------------------------------------------------------------------------- programs
+
+
+@functools.partial(Program, one_core=True)
+def prepare(pixels: Packed) -> Observation:
+    """The observation with its kernels."""
+    return observation_of(pixels)
+
+
+@functools.partial(Program, one_core=True)
+def begin(obs: Observation, sources: Packed, edge: int, options: Initialization) -> tuple[FirstModels, Bool[Array, ""]]:
+    """First models of all sources, and whether `refine` would change them."""
+    models = first_models(obs, sources["centers"], sources["errors"], sources["active"], edge, options)
+    return models, models.can_be_refined
+
+
+@functools.partial(Program, one_core=True)
+def refine(models: FirstModels, obs: Observation) -> FirstModels:
+    """First models with points found, and bright galaxies corrected."""
+    return refined(models, obs)
+
+
+@functools.partial(Program, one_core=True)
+def compose(models: FirstModels, obs: Observation, options: Initialization) -> Blend:
+    """The blend of these sources."""
+    return blend_of(models, obs, options)
+
+
+@functools.partial(Program, one_core=True)
+def extend(start: Blend, obs: Observation, sources: Packed, edge: int, options: Initialization) -> Blend:
+    """A fitted blend, and the sources that join it."""
+    return extend_arrays(start, obs, sources["centers"], sources["errors"], sources["active"], edge, options)
+
+
+@functools.partial(Program, one_core=True)
+def optimize(blend: Blend, obs: Observation, optimizer: ProximalAdam) -> tuple[FitResult, Terms]:
+    """The fit, and the terms that are measured."""
+    return fit_and_terms(blend, obs, optimizer)
+
+
+@functools.partial(Program, one_core=True)
+def examine(
+    blend: Blend, obs: Observation, status: Int[AnyArray, ""], terms: Terms
+) -> tuple[Measurements, Float[Array, "source band y x"]]:
+    """Measurements, and each source as observed."""
+    return measure_arrays(blend, obs, status, terms)
+
+
+# ----------------------------------------------------------------------------------------------------------- in turn
+
+
+def deblend_one(blend: Packed, settings: Settings) -> Output:
+    """Initialize, fit and measure one packed blend."""
+    pixels, sources = _parts(blend)
+    obs = prepare(pixels)
+    if "start" in blend:
+        initial = extend(blend["start"], obs, sources, settings.stamp_edge, settings.options)
+    else:
+        plain = _without_rules(settings.options)
+        models, can_be_refined = begin(obs, sources, settings.stamp_edge, plain)
+        if np.asarray(can_be_refined):
+            models = refine(models, obs)
+        initial = under_rules(compose(models, obs, plain), settings.options.constraints, settings.options.priors)
+    fit, terms = optimize(initial, obs, settings.optimizer)
+    measurements, source_models = examine(under_rules(fit.blend, (), ()), obs, fit.status, terms)
+    return fit, measurements, source_models
+
+
+def compile_side_by_side(blend: Packed, settings: Settings) -> None:
+    """Compile the programs that `deblend_one` needs for such a blend at the same time, but for `refine`.
+
+    They are traced one after the other; each is compiled by another thread meanwhile. If the first of them is there
+    already, nothing is done: others that are missing, as the fit for another prior, are compiled when they are called.
+    """
+    if prepare.has(_parts(blend)[0]):
+        return
+    with ThreadPoolExecutor(usable_cores()) as pool:
+
+        def result_of(program: Program[..., Any], *args: Any) -> Any:
+            compiled = program.prepared(*args)
+            pool.submit(compiled.compile)
+            return compiled.result
+
+        pixels, sources = _parts(blend)
+        obs = result_of(prepare, pixels)
+        if "start" in blend:
+            initial = result_of(extend, blend["start"], obs, sources, settings.stamp_edge, settings.options)
+        else:
+            plain = _without_rules(settings.options)
+            models, _ = result_of(begin, obs, sources, settings.stamp_edge, plain)
+            initial = result_of(compose, models, obs, plain)
+            rules = settings.options.constraints, settings.options.priors
+            initial = eqx.filter_eval_shape(lambda blend: under_rules(blend, *rules), initial)
+        fit, terms = result_of(optimize, initial, obs, settings.optimizer)
+        fitted = eqx.filter_eval_shape(lambda blend: under_rules(blend, (), ()), fit.blend)
+        result_of(examine, fitted, obs, fit.status, terms)
+
+
+def under_rules(blend: Blend, constraints: tuple[AbstractConstraint, ...], priors: tuple[AbstractPrior, ...]) -> Blend:
+    """A blend whose morphologies are under other constraints and priors; those of users' classes stay as they are."""
+    stacks = []
+    for stack in blend.stacks:
+        component = stack.component
+        if isinstance(component, FactorizedComponent) and isinstance(component.morphology, ImageMorphology):
+            of_each = functools.partial(_repeated, count=len(stack.source))
+            rules = jax.tree.map(of_each, (constraints, priors))
+            component = FactorizedComponent(component.spectrum, component.morphology.under(*rules))
+        stacks.append(Stack(component, stack.source, stack.active))
+    return Blend(blend.centers, blend.center_prior, tuple(stacks), blend.active, blend.frame, blend.record)
+
+
+def _repeated(leaf: Any, count: int) -> Any:
+    """A leaf of constraints or priors, one for each component."""
+    if not eqx.is_array_like(leaf):
+        return leaf
+    array = np.asarray(leaf)
+    array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    return np.broadcast_to(array, (count, *array.shape))
+
+
+def _without_rules(options: Initialization) -> Initialization:
+    """Options without constraints and priors, which nothing but the fit depends on."""
+    return eqx.tree_at(lambda o: (o.constraints, o.priors), options, ((), ()))
+
+
+def _parts(blend: Packed) -> tuple[Packed, Packed]:
+    """What is known of the pixels, and of the sources."""
+    sources = {name: blend[name] for name in ("centers", "errors", "active")}
+    pixels = {name: value for name, value in blend.items() if name not in (*sources, "start")}
+    return pixels, sources
+
+
+def observation_of(lane: dict[str, PyTree]) -> Observation:
+    """The observation of one lane, as packed by `jaxdeblend.batch.plan.pack`, with its difference kernel.
+
+    Its bands are numbers: programs do not depend on their names.
+    """
+    weights = lane["weights"]
+    return Observation(
+        lane["images"],
+        jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1.0), 0.0),
+        ImagePSF(lane["psf"]),
+        bands=[str(number) for number in range(len(weights))],
+        model_psf=lane["model_psf"],
+        kernel=DifferenceKernel(lane["kernel"]) if "kernel" in lane else _kernel(lane),
+        extent=lane["extent"],
+    ).prepared(None if "kernel" in lane else lane["psf_edge"])
+
+
+def _kernel(lane: dict[str, PyTree]) -> DifferenceKernel:
+    """The difference kernel of one lane, cropped to the edge that its PSF had before it was padded."""
+    kernel = DifferenceKernel.between(lane["model_psf"], ImagePSF(lane["psf"])).image
+    edge = kernel.shape[-1]
+    near = jnp.abs(jnp.arange(edge, dtype=lane["psf_edge"].dtype) - edge // 2) <= lane["psf_edge"] // 2
+    cropped = jnp.where((near[:, None] & near[None, :])[None], kernel, 0.0)
+    return DifferenceKernel(cropped / cropped.sum(axis=(-2, -1), keepdims=True))
