@@ -73,3 +73,31 @@ def test_an_unknown_name_is_refused():
         jaxdeblend.nonsense()
     with pytest.raises(ImportError, match="cannot import name 'nonsense' from 'jaxdeblend'"):
         from jaxdeblend import nonsense  # noqa: F401
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["nonsense"]])
+def test_commands_are_listed_without_jax(arguments):
+    pytest.importorskip("click")
+    found = loaded(f"from jaxdeblend.cli import run\nrun({arguments})")
+    assert "click" in found and not found & (OTHERS - {"click"} | {"jax", "numpy"})
+
+
+def test_the_command_line_chooses_a_cache_without_jax(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "jax" not in loaded("from jaxdeblend.cli.cache import keep_compiled_programs\nkeep_compiled_programs()")
+    assert (tmp_path / "jaxdeblend").is_dir()
+
+
+def test_commands_are_listed_by_the_first_sentence_of_their_help():
+    click = pytest.importorskip("click")
+    from jaxdeblend.cli.commands import COMMANDS, group
+
+    context = click.Context(group)
+    for name, (_, sentence) in COMMANDS.items():
+        command = group.get_command(context, name)
+        assert command.name == name
+        assert " ".join(command.help.split("\n\n")[0].split()) == sentence

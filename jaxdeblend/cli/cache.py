@@ -5,11 +5,11 @@ import os
 import platform
 from pathlib import Path
 
-import jax
-
 
 def keep_compiled_programs() -> Path | None:
     """Switch on jax's compilation cache for this process, unless the user has chosen a folder already.
+
+    It is named in the environment, where jax looks when it is imported: `jaxdeblend --help` can do without jax.
 
     Programs lie in ``$XDG_CACHE_HOME/jaxdeblend`` (``~/.cache/jaxdeblend``), in a folder of their own for each kind of
     processor, because compiled code of one may not run on another that shares the home directory.
@@ -25,7 +25,7 @@ def keep_compiled_programs() -> Path | None:
     >>> keep_compiled_programs.__name__
     'keep_compiled_programs'
     """
-    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen:
         return Path(chosen)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -36,8 +36,8 @@ def keep_compiled_programs() -> Path | None:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     return folder
 
 

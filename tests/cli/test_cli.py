@@ -286,8 +286,8 @@ def test_warmup_compiles_every_combination(capsys):
 def test_compiled_programs_are_kept(tmp_path):
     """In a process of its own, because the cache is a setting of the whole process."""
     code = (
-        "from jaxdeblend.cli.cache import keep_compiled_programs; import jax, jax.numpy as jnp;"
-        "print(keep_compiled_programs());"
+        "from jaxdeblend.cli.cache import keep_compiled_programs; print(keep_compiled_programs());"
+        "import jax, jax.numpy as jnp;"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0);"
         "jax.jit(lambda x: jnp.linalg.inv(x) @ x)(jnp.eye(5))"
     )
