@@ -22,8 +22,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 with install_import_hook("jaxdeblend", "tests.typecheck.checked"):
-    import jaxdeblend  # noqa: F401
+    import jaxdeblend
     from jaxdeblend.runtime.host import share_of_mappings
+
+    for name in jaxdeblend.__all__:  # loaded here, while the hook is there
+        getattr(jaxdeblend, name)
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "data"

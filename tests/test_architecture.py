@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import textwrap
+from collections.abc import Set
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,8 @@ import jaxdeblend
 PACKAGE = Path(jaxdeblend.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 500
+LATE = {"detection/chi2.py": {"scipy"}, "measurement/table.py": {"astropy"}}
+"""What files may import in functions, as few who load them need it, or only later."""
 OPTIONAL = ("click", "dask", "distributed", "h5py", "matplotlib", "pandas", "pyarrow", "threadpoolctl", "tqdm")
 
 
@@ -39,9 +42,9 @@ def module_classes() -> list[type]:
 
 
 def public_imports() -> list[ast.alias]:
-    """The names that jaxdeblend/__init__.py re-exports."""
+    """The names that jaxdeblend/__init__.py re-exports, as type checkers see them."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    return [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level for alias in node.names]
 
 
 CLASSES = module_classes()
@@ -115,11 +118,12 @@ def test_files_are_short(path):
 
 @pytest.mark.parametrize("path", FILES, ids=file_id)
 def test_files_keep_the_rules(path):
-    broken = [rule for node in ast.walk(ast.parse(path.read_text())) for rule in broken_rules(node)]
+    late = LATE.get(path.relative_to(PACKAGE).as_posix(), set())
+    broken = [rule for node in ast.walk(ast.parse(path.read_text())) for rule in broken_rules(node, late)]
     assert not broken
 
 
-def broken_rules(node: ast.AST) -> list[str]:
+def broken_rules(node: ast.AST, may_be_late: Set[str] = frozenset()) -> list[str]:
     """What one node of a file does that no file may."""
     match node:
         case ast.ImportFrom(module="__future__") if "annotations" in [alias.name for alias in node.names]:
@@ -132,7 +136,7 @@ def broken_rules(node: ast.AST) -> list[str]:
             return [f"line {node.lineno}: no pickle"]
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             excused = {name for inner in ast.walk(node) for name in excused_imports(inner)}
-            late = {name for inner in ast.walk(node) for name in imported(inner)} - {*OPTIONAL} - excused
+            late = {name for inner in ast.walk(node) for name in imported(inner)} - {*OPTIONAL} - excused - may_be_late
             return [f"line {node.lineno}: {name} is imported inside {node.name}" for name in sorted(late)]
     return []
 
@@ -189,7 +193,7 @@ def test_public_names_are_explicit():
         assert alias.asname == alias.name, f"write `import {alias.name} as {alias.name}`"
         assert hasattr(jaxdeblend, alias.name)
     assert len({alias.name for alias in public_imports()}) == len(public_imports())
-    assert set(getattr(jaxdeblend, "__all__", PUBLIC)) - {"__version__"} == {*PUBLIC}
+    assert set(jaxdeblend.__all__) - {"__version__"} == {*PUBLIC}
 
 
 def test_public_families_are_complete():

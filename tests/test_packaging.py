@@ -76,7 +76,7 @@ def test_lower_bounds_are_the_oldest_versions_that_are_tested():
 
 def test_import_is_light_and_silent():
     heavy = ("click", "h5py", "matplotlib", "pytest", "tqdm")
-    code = f"import sys, jaxdeblend; sys.exit(repr(sys.modules.keys() & set({heavy})))"
+    code = f"import sys\nfrom jaxdeblend import *\nsys.exit(repr(sys.modules.keys() & set({heavy})))"
     result = run("-W", "error", "-c", code)
     assert result.stderr.strip() == "set()"
 

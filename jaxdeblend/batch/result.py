@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax
 import numpy as np
-from astropy.table import QTable
 from jaxtyping import Bool, Float, Int
 
 from ..fitting.extend import picked
@@ -22,6 +21,7 @@ from ..runtime.host import AnyArray
 from .plan import Item
 
 if TYPE_CHECKING:
+    from astropy.table import QTable
     from astropy.wcs import WCS
 
 
@@ -97,7 +97,7 @@ class Deblended(eqx.Module):
         """Whether the fit stopped by itself."""
         return self.fit.converged
 
-    def table(self, *, wcs: "WCS | None" = None) -> QTable:
+    def table(self, *, wcs: "WCS | None" = None) -> "QTable":
         """Table of the sources, with the columns of `jaxdeblend.measure`.
 
         Parameters

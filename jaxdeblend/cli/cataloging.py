@@ -5,9 +5,11 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 from astropy.table import QTable, Table
 
@@ -28,6 +30,7 @@ from ..detection import detection_of_labels
 from ..io import output_folder, read_description, read_positions, read_segmentation, write_catalog, write_mask
 from ..io.files import atomic_path
 from ..measurement.table import describe_columns
+from .options import Shard, add_options, common_options, peaks_options
 from .work import progress_bar, run_record
 
 STORE, POSITIONS, MASK, RUN = "models.h5", "positions.ecsv", "mask.fits", "run.json"
@@ -275,3 +278,89 @@ def counts_of(table: QTable, parents: Table, blends: Table) -> Mapping[str, int]
         "not_converged": int(np.sum(~np.asarray(parents["converged"]))),
         "without_flux": int(np.sum(~np.isfinite(fluxes).any(axis=0))),
     }
+
+
+def _peaks(command: Callable) -> Callable:
+    """Add --peaks and what belongs to it."""
+    return add_options(peaks_options(), command)
+
+
+_kind_option = click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["ecsv", "fits", "parquet"]),
+    default="ecsv",
+    show_default=True,
+    help="Format of the tables.",
+)
+
+
+@click.command("deblend-catalog")
+@click.argument("exposure", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True)
+@click.option("--config", type=click.Path(path_type=Path), help="TOML with fields of jaxdeblend.DeblendConfig.")
+@_peaks
+@click.option(
+    "--segmentation", type=click.Path(path_type=Path), help="Segmentation map (FITS), instead of detecting footprints."
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped; what it finished is kept.")
+@click.option("--shard", type=Shard(), default="1/1", help="Fit only the i-th of n parts: 2/8.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that fit on this machine.  [default: this one]")
+@click.option("--scheduler", help="Instead: those of the Dask scheduler at this address, tcp://host:8786.")
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    default=CHUNK,
+    show_default=True,
+    help="Most blends that a worker is sent at a time.",
+)
+@click.option("--write-mask", is_flag=True, help="Write masks with the plane NOT_DEBLENDED, too.")
+@_kind_option
+@common_options
+def deblend_catalog_command(workers: int | None, scheduler: str | None, **options: Any) -> int:
+    """Deblend a large exposure into a store of models, so that the run can stop and go on.
+
+    EXPOSURE is a TOML file that describes it: bands, images, psf or psf_fwhm, and whatever else is needed.
+
+    \b
+    Writes to the folder OUTPUT:
+      models.h5        the models, blend by blend; models.h5.partial while the run lasts
+      catalog.ecsv     one row per source, with the reason where it was not fitted
+      parents.ecsv     one row per parent: pieces, chi2, steps, what was skipped or failed
+      blends.ecsv      the same of each work unit: parents that are large are fitted in several
+      positions.ecsv   position of each row before the fit
+      mask.fits        with --write-mask: MASK_<band>, with NOT_DEBLENDED where blends were skipped or failed
+      run.json         version, options and counts
+
+    \b
+    Examples:
+      jaxdeblend deblend-catalog exposure.toml -o out/
+      jaxdeblend deblend-catalog exposure.toml -o out/ --resume
+      jaxdeblend deblend-catalog exposure.toml -o out/ --workers 8
+      jaxdeblend deblend-catalog exposure.toml -o out/ --scheduler tcp://node1:8786
+      jaxdeblend deblend-catalog exposure.toml -o out/ --shard 2/8    then, after all: jaxdeblend merge out/
+    """  # noqa: D301
+    if workers is not None and scheduler is not None:
+        raise click.UsageError("give --workers, which are started here, or --scheduler, which has its own.")
+    text, code = run_deblend_catalog(CatalogOptions(workers=workers or scheduler, **options))
+    click.echo(text)
+    return code
+
+
+@click.command("merge")
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@_kind_option
+@click.option("--overwrite", is_flag=True, help="Replace what was merged before.")
+@common_options
+def merge_command(output: Path, kind: str, overwrite: bool) -> int:
+    """Put the shards of a catalog together, as if they had been one run.
+
+    OUTPUT is the folder to which `jaxdeblend deblend-catalog --shard` wrote.
+
+    \b
+    Example:
+      jaxdeblend merge out/
+    """  # noqa: D301
+    text, code = run_merge(output, kind, overwrite=overwrite)
+    click.echo(text)
+    return code

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from astropy.io import fits
 
 from ..catalog import compare_with_truth
 from ..io import staged_folder, write_catalog
 from ..simulate import Field, simulate_field
-from .options import Inputs
+from .options import Inputs, common_options, output_options
 from .work import DeblendOptions, run_deblend
 
 BANDS = ("g", "r", "i")
@@ -85,3 +86,23 @@ def _comparison_text(comparison: dict[str, Any]) -> str:
     ]
     errors = ", ".join(f"{band} {100 * error:.1f}%" for band, error in comparison["flux_error"].items())
     return "\n".join([*lines, f"  median flux error       {errors} above S/N {MIN_SNR:g} in the band"])
+
+
+@click.command("demo")
+@click.option("--size", type=click.IntRange(min=64), default=256, show_default=True, help="Edge in pixels.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulation.")
+@output_options("demo")
+@common_options
+def demo_command(size: int, seed: int, output: Path, no_pictures: bool) -> int:
+    """Simulate a field of the sky, deblend it, and compare with the truth.
+
+    The simulated images, PSFs and truth are written as files first; what follows is the same as `jaxdeblend
+    deblend` on these files. Files of an earlier demo are replaced.
+
+    \b
+    Example:
+      jaxdeblend demo -o demo/ --size 256
+    """  # noqa: D301
+    text, code = run_demo(output, size=size, seed=seed, pictures=not no_pictures)
+    click.echo(text)
+    return code

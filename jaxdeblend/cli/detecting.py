@@ -1,14 +1,17 @@
 """The work of `jaxdeblend detect`."""
 
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 from astropy.io import fits
 from astropy.table import Column, Table
 
 from ..detection import Detection, detect
+from ..detection.detection import METHODS
 from ..io import Exposure, staged_folder, write_catalog
-from .options import Inputs
+from .options import Inputs, common_options, exposure_options, inputs, output_options
 from .pictures import save_detection
 
 
@@ -69,3 +72,40 @@ def _footprints(detection: Detection) -> Table:
         "n_peaks": [len(footprint.peaks) for footprint in footprints],
     }
     return Table({name: np.array(values, dtype=np.int64) for name, values in columns.items()})
+
+
+@click.command("detect")
+@exposure_options
+@click.option("--threshold", type=float, default=5.0, show_default=True, help="Detection threshold in sigma.")
+@click.option(
+    "--method",
+    type=click.Choice(list(METHODS)),
+    default=METHODS[0],
+    show_default=True,
+    help="All bands together; each band, merged; or all together at several scales.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files of an earlier run.")
+@output_options("out")
+@common_options
+def detect_command(
+    output: Path, threshold: float, method: str, overwrite: bool, no_pictures: bool, **options: Any
+) -> int:
+    """Find the sources, without deblending them.
+
+    \b
+    Writes to the folder OUTPUT:
+      peaks.ecsv        one row per source: position and its error, significance, footprint
+      footprints.ecsv   one row per footprint: its window and numbers of pixels and peaks
+      footprints.fits   0 where there is no footprint, k + 1 on footprint k
+      detect.png        the images with what was found
+
+    \b
+    Example:
+      jaxdeblend detect 'coadd_{band}.fits' --bands g,r,i --psf-fwhm 3.8 -o found/
+    """  # noqa: D301
+    pictures = not no_pictures
+    text = run_detect(
+        inputs(options), output, threshold=threshold, method=method, overwrite=overwrite, pictures=pictures
+    )
+    click.echo(text)
+    return 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import click
 import numpy as np
 from astropy.io import fits
 
@@ -11,6 +12,7 @@ from ..io.mask_bits import mask_bits, mask_kind_of
 from ..io.masks import any_of, as_bits, bad_pattern, mask_planes
 from ..io.pixels import open_fits
 from ..io.planes import FilePlanes, Plane
+from .options import bits_or_names, common_options
 
 LARGEST_PSF = 201
 """Larger images are not taken for PSFs."""
@@ -122,3 +124,20 @@ def _mask_text(file: FilePlanes, plane: Plane, bad_mask: Sequence[str | int] | N
     shares = {name: 100 * np.mean(any_of(bits, 1 << bit)) for name, bit in planes.items()}
     listed = ", ".join(f"{name} {share:.2g}%" for name, share in shares.items() if share > 0)
     return f"{text}; planes with pixels: {listed or 'none'}"
+
+
+@click.command("info")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--bad-mask", help="Mask planes or bit numbers to count as bad: SAT,BAD or 1,5.")
+@common_options
+def info_command(files: tuple[str, ...], bad_mask: str | None) -> int:
+    """Show what FITS files hold: extensions, units, pixel scale, masked pixels, PSF width.
+
+    \b
+    Example:
+      jaxdeblend info coadd_g.fits psf_g.fits
+    """  # noqa: D301
+    bad = None if bad_mask is None else bits_or_names(bad_mask.split(","))
+    for path in files:
+        click.echo(describe(path, bad))
+    return 0

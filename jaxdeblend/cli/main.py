@@ -1,6 +1,7 @@
 """Entry point: what goes wrong becomes one line and an exit code."""
 
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -22,6 +23,7 @@ def main() -> None:
     'main'
     """
     signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
+    gc.disable()  # what a command loads stays: to look through it takes long, and jax loses a signal that comes then
     sys.exit(run(sys.argv[1:]))
 
 

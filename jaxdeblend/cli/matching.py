@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import jax
@@ -20,6 +21,7 @@ from ..instrument.psf import AbstractPSF, ImagePSF
 from ..instrument.psf_field import AbstractPSFField, as_field
 from ..io import Exposure, read_psf, staged_folder, write_catalog, write_exposure
 from ..psf_match import MatchConfig, MatchedExposure, MatchedKernels, SpatialKernel, coadd_target, match_exposure
+from ..psf_match.match import SOLVERS
 from ..psf_match.options import check_kernel_sum
 from ..view import (
     candidates_figure,
@@ -29,7 +31,16 @@ from ..view import (
     psf_match_figure,
 )
 from .matching_demo import DEMO_NAMES, demo_inputs, write_demo
-from .options import Inputs, psf_of_widths
+from .options import (
+    Inputs,
+    Names,
+    Numbers,
+    common_options,
+    inputs,
+    optional_exposure_options,
+    output_options,
+    psf_of_widths,
+)
 from .work import run_record
 
 logger = logging.getLogger(__name__)
@@ -310,3 +321,94 @@ def _text(summaries: Mapping[str, BandSummary], seconds: float) -> str:
             f"{one.noise_gain:13.3f}   {one.masked_before:.1%} -> {one.masked_after:.1%}"
         )
     return "\n".join(lines)
+
+
+_INPUTS = tuple(field.name for field in dataclasses.fields(Inputs) if field.name not in ("images", "bands"))
+_MATCHING = ("solver", "order", "cell", "kernel_edge", "allow_deconvolution", "mask_share")
+
+
+@click.command("match-psf")
+@optional_exposure_options
+@click.option("--reference", type=Names(), help="PSF to match: a stamp for all bands, a file per band, or a cube.")
+@click.option("--reference-fwhm", type=Numbers(), help="Instead: its FWHM in pixels, one or one per band.")
+@click.option(
+    "--reference-model",
+    type=click.Choice(["moffat", "gaussian"]),
+    default="moffat",
+    show_default=True,
+    help="Profile of the reference where it is not read (Moffat: beta 3).",
+)
+@click.option(
+    "--method",
+    "solver",
+    type=click.Choice(list(SOLVERS)),
+    default=MatchConfig.solver,
+    show_default=True,
+    help="How the kernel at each position is found.",
+)
+@click.option(
+    "--order", type=int, default=MatchConfig.order, show_default=True, help="Degree of the polynomials of position."
+)
+@click.option("--cell", type=int, default=MatchConfig.cell, show_default=True, help="Size of a cell in pixels.")
+@click.option("--kernel-size", "kernel_edge", type=int, help="Odd edge of the kernels.  [default: that of the PSFs]")
+@click.option("--kernel-sum", type=float, default=1.0, show_default=True, help="Factor by which fluxes are scaled.")
+@click.option("--allow-deconvolution", is_flag=True, help="Also match a narrower PSF, at the cost of noise.")
+@click.option(
+    "--mask-share",
+    type=float,
+    default=MatchConfig.mask_share,
+    show_default=True,
+    help="Share of its kernel on unusable pixels from which on a pixel is masked.",
+)
+@click.option("--demo", is_flag=True, help="Simulate the images and their PSFs first.")
+@click.option("--size", type=click.IntRange(min=128), default=512, show_default=True, help="Edge of those in pixels.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulation.")
+@click.option("--overwrite", is_flag=True, help="Replace files of an earlier run.")
+@output_options("out")
+@common_options
+def match_psf_command(
+    images: tuple[str, ...],
+    bands: tuple[str, ...] | None,
+    output: Path,
+    demo: bool,
+    reference: tuple[str, ...] | None,
+    reference_fwhm: tuple[float, ...] | None,
+    **options: Any,
+) -> int:
+    """Convolve images so that their PSF is the same everywhere, and in all bands.
+
+    IMAGES are read as by `jaxdeblend deblend`. Their PSF may vary (.psf files of PSFEx). The reference is
+    a PSF given by --reference or --reference-fwhm; otherwise a Moffat profile of 1.1 times the largest FWHM.
+
+    \b
+    Writes to the folder OUTPUT, once everything is done:
+      matched.fits       IMAGE, VARIANCE and MASK of each band; jaxdeblend reads it
+      psf.fits           PSF in the middle (for --psf), on a grid of 3 x 3 positions, and the reference
+      kernel.fits        the kernel: an image for each polynomial of position
+      candidates.ecsv    one row per position at which PSFs were matched, with the quality
+      psfs.png, kernels.png, candidates.png, coefficients.png, energy.png
+      run.json           version, options and figures of each band
+
+    \b
+    Examples:
+      jaxdeblend match-psf --demo -o matched/
+      jaxdeblend match-psf 'coadd_{band}.fits' --bands g,r,i --psf '{band}.psf' -o matched/
+      jaxdeblend match-psf r.fits --bands r --psf psf_r.fits --reference psf_g.fits -o matched/
+    """  # noqa: D301
+    given = {"images": images, "bands": bands or (), **{name: options.pop(name) for name in _INPUTS}}
+    if demo == bool(images) or (demo and any(given[name] for name in ("bands", "psf", "psf_fwhm"))):
+        raise click.UsageError("give IMAGES, --bands and a PSF, or --demo alone, which makes its own.")
+    if not demo and not bands:
+        raise click.UsageError("Missing option '--bands'.")
+    config = MatchConfig(**{name: options.pop(name) for name in _MATCHING})
+    job = MatchOptions(
+        inputs=demo_inputs(output) if demo else inputs(given),
+        output=output,
+        config=config,
+        demo=demo,
+        reference=reference or (),
+        reference_fwhm=reference_fwhm or (),
+        **options,
+    )
+    click.echo(run_match(job))
+    return 0

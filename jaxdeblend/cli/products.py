@@ -91,7 +91,7 @@ def _write_cutout(path: Path, cut: Cutout, unit: str | None) -> None:
     write_cubes(path, cubes, bands=cut.bands, wcs=cut.wcs, unit=unit, cards=cards)
 
 
-@click.command()
+@click.command("products")
 @click.argument("output", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("exposure", type=click.Path(path_type=Path))
 @click.option("--model", is_flag=True, help="Image of all sources as observed.")
@@ -103,7 +103,7 @@ def _write_cutout(path: Path, cut: Cutout, unit: str | None) -> None:
 @click.option("--bands", type=Names(), help="Bands to write: g,r.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace what was written before.")
 @common_options
-def products(**options: Any) -> int:
+def products_command(**options: Any) -> int:
     """Make images and tables from the models of a catalog run.
 
     OUTPUT is the folder to which `jaxdeblend deblend-catalog` wrote, EXPOSURE the description that it was given.

@@ -90,7 +90,7 @@ def _added(command: Callable) -> Callable:
     return add_options(peaks_options("--add", "Table of positions of the sources to add.", required=True), command)
 
 
-@click.command()
+@click.command("restart")
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("exposure", type=click.Path(path_type=Path))
 @_added
@@ -108,7 +108,7 @@ def _added(command: Callable) -> Callable:
     help="Format of the tables.",
 )
 @common_options
-def restart(**options: Any) -> int:
+def restart_command(**options: Any) -> int:
     """Add sources that were missed to a catalog; only blends that they touch are fitted again.
 
     RUN is the folder to which `jaxdeblend deblend-catalog` (or a restart) wrote, EXPOSURE the description that it was

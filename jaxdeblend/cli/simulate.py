@@ -16,8 +16,8 @@ TRUTH, PICTURE = "truth.fits", "overview.png"
 """Files beside those of the exposure."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def simulate() -> None:
+@click.group("simulate", context_settings={"help_option_names": ["-h", "--help"]})
+def simulate_command() -> None:
     """Simulate images of a survey and write them as a survey does, with their truth.
 
     \b
@@ -58,7 +58,7 @@ def _options(shape: tuple[int, int]) -> Any:
     return add
 
 
-@simulate.command()
+@simulate_command.command()
 @_options((1000, 1000))
 @click.option(
     "--sources", type=click.IntRange(0), help="Number of sources.  [default: as dense as LSST after ten years]"
@@ -89,7 +89,7 @@ def patch(shape: tuple[int, int], sources: int | None, bands: tuple[str, ...], s
     return _run("patch", lambda: simulate_patch(seed, shape=shape, bands=bands, n_sources=n_sources), bands, **options)
 
 
-@simulate.command()
+@simulate_command.command()
 @_options((640, 640))
 @click.option("--stars", type=click.IntRange(1), default=4000, show_default=True, help="Number of stars.")
 @click.option("--core-radius", type=float, help="In pixels.  [default: a quarter of the shorter edge]")

@@ -3,16 +3,19 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 
 from .._version import __version__
 from ..catalog import SingleBandCatalog, deblend_single_band_exposure
 from ..io import Exposure, staged_folder, write_catalog, write_models
 from ..single_band import SingleBandConfig, SingleBandFlag
-from .options import Inputs
+from ..single_band.config import CHOICES
+from .options import Inputs, catalog_options, common_options, exposure_options, inputs, output_options
 from .pictures import save_single_band
 from .work import given_centers, progress_bar, run_record
 
@@ -144,3 +147,65 @@ def _flags(bands: tuple[str, ...], result: SingleBandCatalog) -> dict[str, dict[
         counts = {str(flag.name): int(((values & int(flag)) != 0).sum()) for flag in SingleBandFlag}
         numbers[band] = {name: count for name, count in counts.items() if count}
     return numbers
+
+
+def _choice(name: str, explanation: str) -> Callable:
+    """Option for one of the words of `SingleBandConfig`."""
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        type=click.Choice(list(CHOICES[name])),
+        default=getattr(SingleBandConfig, name),
+        show_default=True,
+        help=explanation,
+    )
+
+
+@click.command("single-band")
+@exposure_options
+@catalog_options
+@_choice("symmetry", "What templates are mirrored about: the position, or the nearest half or whole pixel.")
+@_choice("edges", "Templates where the mirror image is off the image: PSF wings, the image itself, nothing.")
+@_choice("smoothing", "Median of 5 x 5 pixels over templates; auto: unless the FWHM is below 2 pixels.")
+@_choice("monotonic", "How templates are made to fall outwards.")
+@_choice("stray_flux", "Who gets light where no template reaches; trim: nobody.")
+@_choice("variance", "Variance of a share f of a pixel: f^2 of the pixel's, or the same.")
+@click.option("--no-psf-templates", is_flag=True, help="Symmetric templates for all, point sources too.")
+@click.option("--weight-templates", is_flag=True, help="Scale templates to the image by least squares first.")
+@click.option("--remove-degenerate", is_flag=True, help="Drop one of two templates that are too alike.")
+@click.option(
+    "--max-area",
+    "max_footprint_area",
+    type=int,
+    default=SingleBandConfig.max_footprint_area,
+    show_default=True,
+    help="Pixels of the largest footprint that is deblended; 0: any.",
+)
+@output_options("out")
+@common_options
+def single_band_command(output: Path, no_psf_templates: bool, **options: Any) -> int:
+    """Divide each band of images of the same sky by templates, with no fit of all bands together.
+
+    IMAGES are read, and sources found, as by `jaxdeblend deblend`. The template of a source is the PSF, or what is
+    symmetric about its position; every pixel is divided in proportion to the templates. It is fast, and keeps
+    all light, but sources that overlap much are told apart better by `jaxdeblend deblend`.
+
+    \b
+    Writes to the folder OUTPUT, once everything is done:
+      catalog.ecsv            one row per source: position, and flux, error, PSF fit and flags of each band
+      children.fits           what each source got of the images, and the rest that nobody did
+      templates.fits          the template of each source, their sum, and the image without it
+      single_band_BAND.png    image, templates, residual, and the brightest sources one by one
+      run.json                version, options and counts of all flags
+
+    \b
+    Examples:
+      jaxdeblend single-band r.fits --bands r --psf psf_r.fits -o out/
+      jaxdeblend single-band 'visit_{band}.fits' --bands g,r --psf '{band}.psf' --peaks sources.ecsv
+      jaxdeblend single-band r.fits --bands r --psf-fwhm 3.6 --stray-flux r-to-peak
+    """  # noqa: D301
+    names = [field.name for field in dataclasses.fields(SingleBandConfig) if field.name in options]
+    config = SingleBandConfig(fit_psf=not no_psf_templates, **{name: options.pop(name) for name in names})
+    job = SingleBandOptions(inputs=inputs(options), output=output, config=config, **options)
+    summary = run_single_band(job)
+    click.echo(summary.text())
+    return summary.exit_code

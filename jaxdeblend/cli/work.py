@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import jax
 import numpy as np
 import tqdm
@@ -18,7 +19,7 @@ from .._version import __version__
 from ..catalog import CatalogResult, deblend_catalog
 from ..fitting import Initialization, ProximalAdam
 from ..io import Exposure, read_positions, staged_folder, write_catalog, write_models
-from .options import Inputs
+from .options import Inputs, catalog_options, common_options, exposure_options, inputs, output_options
 from .pictures import save_deblend
 
 
@@ -229,3 +230,36 @@ def run_record(
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "files": list(files),
     }
+
+
+@click.command("deblend")
+@exposure_options
+@catalog_options
+@click.option("--max-steps", type=click.IntRange(min=1), help="Most steps of a fit.")
+@click.option("--no-symmetry", is_flag=True, help="Fit without the prior that galaxies are nearly symmetric.")
+@output_options("out")
+@common_options
+def deblend_command(output: Path, **options: Any) -> int:
+    """Deblend all sources in images of the same sky.
+
+    IMAGES are FITS files: one per band in the order of --bands, a pattern with {band}, or one file for all
+    bands. Extensions named IMAGE (SCI), VARIANCE (ERR, WHT, IVAR ...) and MASK (DQ) are found by
+    themselves.
+
+    \b
+    Writes to the folder OUTPUT, once everything is done:
+      catalog.ecsv   one row per source: position, flux and error per band, shape, flags
+      models.fits    model and residual images, and the model of each source
+      deblend.png    data, model and residual side by side
+      run.json       version, options and counts
+
+    \b
+    Examples:
+      jaxdeblend deblend 'coadd_{band}.fits' --bands g,r,i --psf 'psf_{band}.fits' -o out/
+      jaxdeblend deblend g.fits r.fits --bands g,r --psf-fwhm 4.1,3.9 --bad-mask SAT,BAD
+      jaxdeblend deblend cube.fits --bands g,r,i --psf psf.fits --peaks sextractor.cat --origin 1
+    """  # noqa: D301
+    job = DeblendOptions(inputs=inputs(options), output=output, **options)
+    summary = run_deblend(job)
+    click.echo(summary.text())
+    return summary.exit_code

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import scipy.fft
 import scipy.ndimage
-import scipy.signal
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
@@ -265,8 +264,10 @@ def _scaled_tail(dof: int, half: Float[np.ndarray, " n"]) -> Float[np.ndarray, "
 
 def _correlate(image: Float[np.ndarray, "y x"], kernel: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "y x"]:
     """Correlation Σ_q k(q) f(p + q) on the pixels of the image, which is zero outside."""
+    from scipy.signal import oaconvolve  # late: it loads all of scipy.stats, which takes half a second
+
     with scipy.fft.set_workers(-1):
-        return scipy.signal.oaconvolve(image, kernel[::-1, ::-1], mode="same")
+        return oaconvolve(image, kernel[::-1, ::-1], mode="same")
 
 
 def _coverage(usable: Bool[np.ndarray, "y x"], sigma: float) -> Float[np.ndarray, "y x"]:

@@ -1,4 +1,7 @@
-"""Measurements as an astropy table: the public edge of the room."""
+"""Measurements as an astropy table: the public edge of the room.
+
+Astropy is imported when a table is made, as to load it takes half a second.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import numpy as np
-from astropy import units
-from astropy.table import Column, QTable, Table
 from jaxtyping import Int
 
 from ..instrument.noise_units import in_noise_units
@@ -19,6 +20,8 @@ from .fitted import Fitted, blend_and_status, blend_on, check_observation, needs
 from .photometry import Measurements, measure_jit
 
 if TYPE_CHECKING:
+    from astropy.table import QTable, Table
+    from astropy.units import UnitBase
     from astropy.wcs import WCS
 
 
@@ -29,7 +32,7 @@ def measure(
     status: Int[AnyArray, ""] | int | None = None,
     refit_spectra: bool | None = None,
     wcs: "WCS | None" = None,
-) -> QTable:
+) -> "QTable":
     """Measure every source of a blend, on the observation that it was fitted to or on another of the same pixel grid.
 
     On another observation this is forced photometry: positions and shapes stay, and the fluxes of all sources are
@@ -98,7 +101,7 @@ def measure(
 
 def table_of(
     values: Measurements, bands: tuple[str, ...], *, wcs: "WCS | None" = None, unit: str | None = None
-) -> QTable:
+) -> "QTable":
     """Table of measurements that are already arrays, with one row per entry.
 
     Parameters
@@ -117,6 +120,9 @@ def table_of(
     astropy.table.QTable
         See `measure`.
     """
+    from astropy import units
+    from astropy.table import QTable
+
     center = np.asarray(values.center, dtype=float)
     table = QTable({"id": np.arange(len(center)), "x": center[:, 1], "y": center[:, 0]})
     if wcs is not None:
@@ -144,7 +150,7 @@ def table_of(
 
 
 def describe_columns(
-    table: Table, columns: Mapping[str, ColumnInfo], bands: tuple[str, ...] = (), *, unit: str | None = None
+    table: "Table", columns: Mapping[str, ColumnInfo], bands: tuple[str, ...] = (), *, unit: str | None = None
 ) -> None:
     """Give the columns of a table their descriptions and units, in place.
 
@@ -164,11 +170,15 @@ def describe_columns(
 
     Examples
     --------
+    >>> from astropy.table import Table
     >>> table = Table({"flux_r": [1.0]})
     >>> describe_columns(table, MEASURED_COLUMNS, ("r",), unit="nJy")
     >>> table["flux_r"].description, str(table["flux_r"].unit)
     ('total flux of the model in r', 'nJy')
     """
+    from astropy import units
+    from astropy.table import Column
+
     known = _known_unit(unit)
     for name, about in of_bands(columns, bands).items():
         if name not in table.colnames:
@@ -182,8 +192,10 @@ def describe_columns(
             column.unit = wanted
 
 
-def _known_unit(unit: str | None) -> units.UnitBase | None:
+def _known_unit(unit: str | None) -> "UnitBase | None":
     """The unit, if astropy knows it."""
+    from astropy import units
+
     try:
         return units.Unit(unit) if unit else None
     except ValueError:
