@@ -41,6 +41,9 @@ from ..runtime.programs import Program
 Packed = dict[str, PyTree]
 """One blend as packed by `jaxdeblend.batch.plan.pack`."""
 
+Rules = tuple[tuple[AbstractConstraint, ...], tuple[AbstractPrior, ...]]
+"""Constraints and priors of morphologies."""
+
 Output = tuple[FitResult, Measurements, Float[AnyArray, "*lane source band y x"]]
 
 
@@ -107,9 +110,13 @@ def extend(start: Blend, obs: Observation, sources: Packed, edge: int, options: 
 
 
 @functools.partial(Program, one_core=True)
-def optimize(blend: Blend, obs: Observation, optimizer: ProximalAdam) -> tuple[FitResult, Terms]:
-    """The fit, and the terms that are measured."""
-    return fit_and_terms(blend, obs, optimizer)
+def optimize(
+    blend: Blend, obs: Observation, rules: Rules | None, optimizer: ProximalAdam
+) -> tuple[FitResult, Blend, Terms]:
+    """The fit under other rules than those of the blend, if any; its blend without rules; and the terms of that."""
+    initial = blend if rules is None else _under(blend, rules)
+    fit, terms = fit_and_terms(initial, obs, optimizer)
+    return fit, _under(fit.blend, ((), ())), terms
 
 
 @functools.partial(Program, one_core=True)
@@ -129,14 +136,16 @@ def deblend_one(blend: Packed, settings: Settings) -> Output:
     obs = prepare(pixels)
     if "start" in blend:
         initial = extend(blend["start"], obs, sources, settings.stamp_edge, settings.options)
+        rules = None  # each source has its own
     else:
         plain = _without_rules(settings.options)
         models, can_be_refined = begin(obs, sources, settings.stamp_edge, plain)
         if np.asarray(can_be_refined):
             models = refine(models, obs)
-        initial = under_rules(compose(models, obs, plain), settings.options.constraints, settings.options.priors)
-    fit, terms = optimize(initial, obs, settings.optimizer)
-    measurements, source_models = examine(under_rules(fit.blend, (), ()), obs, fit.status, terms)
+        initial = compose(models, obs, plain)
+        rules = settings.options.constraints, settings.options.priors
+    fit, found, terms = optimize(initial, obs, rules, settings.optimizer)
+    measurements, source_models = examine(found, obs, fit.status, terms)
     return fit, measurements, source_models
 
 
@@ -146,7 +155,8 @@ def compile_side_by_side(blend: Packed, settings: Settings) -> None:
     They are traced one after the other; each is compiled by another thread meanwhile. If the first of them is there
     already, nothing is done: others that are missing, as the fit for another prior, are compiled when they are called.
     """
-    if prepare.has(_parts(blend)[0]):
+    pixels, sources = _parts(blend)
+    if prepare.has(pixels):
         return
     with ThreadPoolExecutor(usable_cores()) as pool:
 
@@ -155,41 +165,29 @@ def compile_side_by_side(blend: Packed, settings: Settings) -> None:
             pool.submit(compiled.compile)
             return compiled.result
 
-        pixels, sources = _parts(blend)
         obs = result_of(prepare, pixels)
         if "start" in blend:
             initial = result_of(extend, blend["start"], obs, sources, settings.stamp_edge, settings.options)
+            rules = None
         else:
             plain = _without_rules(settings.options)
             models, _ = result_of(begin, obs, sources, settings.stamp_edge, plain)
             initial = result_of(compose, models, obs, plain)
             rules = settings.options.constraints, settings.options.priors
-            initial = eqx.filter_eval_shape(lambda blend: under_rules(blend, *rules), initial)
-        fit, terms = result_of(optimize, initial, obs, settings.optimizer)
-        fitted = eqx.filter_eval_shape(lambda blend: under_rules(blend, (), ()), fit.blend)
-        result_of(examine, fitted, obs, fit.status, terms)
+        fit, found, terms = result_of(optimize, initial, obs, rules, settings.optimizer)
+        result_of(examine, found, obs, fit.status, terms)
 
 
-def under_rules(blend: Blend, constraints: tuple[AbstractConstraint, ...], priors: tuple[AbstractPrior, ...]) -> Blend:
-    """A blend whose morphologies are under other constraints and priors; those of users' classes stay as they are."""
+def _under(blend: Blend, rules: Rules) -> Blend:
+    """A blend whose morphologies are under other rules; those of users' classes stay as they are."""
     stacks = []
     for stack in blend.stacks:
         component = stack.component
         if isinstance(component, FactorizedComponent) and isinstance(component.morphology, ImageMorphology):
-            of_each = functools.partial(_repeated, count=len(stack.source))
-            rules = jax.tree.map(of_each, (constraints, priors))
-            component = FactorizedComponent(component.spectrum, component.morphology.under(*rules))
+            morphology = jax.vmap(lambda part: part.under(*rules))(component.morphology)
+            component = FactorizedComponent(component.spectrum, morphology)
         stacks.append(Stack(component, stack.source, stack.active))
     return Blend(blend.centers, blend.center_prior, tuple(stacks), blend.active, blend.frame, blend.record)
-
-
-def _repeated(leaf: Any, count: int) -> Any:
-    """A leaf of constraints or priors, one for each component."""
-    if not eqx.is_array_like(leaf):
-        return leaf
-    array = np.asarray(leaf)
-    array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    return np.broadcast_to(array, (count, *array.shape))
 
 
 def _without_rules(options: Initialization) -> Initialization:

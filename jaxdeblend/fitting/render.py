@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..instrument.observation import Observation
@@ -100,12 +101,21 @@ def render_terms(blend: Blend, obs: Observation) -> Terms:
         kind, frames, center, flux = component
         return jax.lax.switch(kind, (dark, extended, points), frames, center, flux)
 
-    terms = []
-    for frames, stack in zip(blend.frames(obs.extent, obs.margin), blend.stacks, strict=True):
-        kind = jnp.where(stack.active, jnp.where(stack.is_point, 2, 1), 0)
-        _, images = stack.terms()
+    # Stacks whose components have as many terms are rendered together: one operation is compiled for all of them.
+    all_frames = blend.frames(obs.extent, obs.margin)
+    terms: list[Array] = [jnp.zeros(0)] * len(all_frames)
+    for n_terms in sorted({frames.shape[1] for frames in all_frames}):
+        members = [index for index, frames in enumerate(all_frames) if frames.shape[1] == n_terms]
+        stacks = [blend.stacks[index] for index in members]
+        kind = [jnp.where(stack.active, jnp.where(stack.is_point, 2, 1), 0) for stack in stacks]
+        center = [centers[stack.source] for stack in stacks]
+        flux = [stack.terms()[1].sum(axis=(-2, -1)) for stack in stacks]
+        parts = kind, [all_frames[index] for index in members], center, flux
         # one component after the other: what a cache holds
-        terms.append(jax.lax.map(one, (kind, frames, centers[stack.source], images.sum(axis=(-2, -1)))))
+        rendered = jax.lax.map(one, tuple(jnp.concatenate(part) for part in parts))
+        ends = np.cumsum([len(stack.source) for stack in stacks])
+        for index, images in zip(members, jnp.split(rendered, ends[:-1]), strict=True):
+            terms[index] = images
     return tuple(terms)
 
 

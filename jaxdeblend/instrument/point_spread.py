@@ -15,7 +15,6 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import erf, erfinv
 from jaxtyping import Array, Bool, Complex, Float, Int
 
@@ -101,8 +100,9 @@ class PointSpread(eqx.Module):
         """
         psf = jnp.asarray(psf)
         sigma = _core_sigma(psf)[:, None] * jnp.asarray(WIDTHS, psf.dtype)[None, :]
-        offset = jnp.arange(psf.shape[-1], dtype=psf.dtype) - psf.shape[-1] // 2
-        profiles = jax.vmap(jax.vmap(lambda width: _profile(offset, width)))(sigma)
+        first = -(psf.shape[-1] // 2)
+        offset = jnp.arange(psf.shape[-1], dtype=psf.dtype) + first
+        profiles = _profiles(jnp.asarray(first, psf.dtype)[None, None], sigma, psf.shape[-1])
         edge = jnp.asarray(psf.shape[-1] if known_edge is None else known_edge)
         profiles = jnp.where(_within(edge, offset), profiles, 0.0)
         share = lstsq.one_by_one(_amplitudes, profiles, psf)
@@ -130,19 +130,18 @@ class PointSpread(eqx.Module):
             Image of each band.
         """
         height, width = shape
+        size = max(shape)
         n_bands = flux.shape[1]
         sigma, share = (jnp.broadcast_to(part, (n_bands, part.shape[1])) for part in (self.sigma, self.share))
-        # rows and columns in one array: half as many operations to compile
-        pixel = jnp.concatenate([jnp.arange(n, dtype=centers.dtype) for n in shape])
-        center = jnp.repeat(centers, np.array(shape), axis=1, total_repeat_length=height + width)
-        offset = pixel[None, :] - center
-        profiles = jax.vmap(lambda widths: _profile(offset[None], widths[:, None, None]))(sigma)
+        # both axes in one array, as long as the longer one: half as many operations to compile
+        profiles = _profiles(-centers[None, None], sigma[:, :, None, None], size)
         light = share[:, :, None] * flux.T[:, None, :]
-        rows = (light[..., None] * profiles[..., :height]).reshape(n_bands, -1, height)
-        columns = profiles[..., height:].reshape(n_bands, -1, width)
+        rows = (light[..., None] * profiles[..., 0, :height]).reshape(n_bands, -1, height)
+        columns = profiles[..., 1, :width].reshape(n_bands, -1, width)
         core = jnp.einsum("bky,bkx->byx", rows, columns)
-        weights = stamps.cubic(offset)
-        impulses = jnp.einsum("bsy,sx->byx", flux.T[:, :, None] * weights[None, :, :height], weights[:, height:])
+        weights = stamps.cubic(jnp.arange(size, dtype=centers.dtype)[None, None, :] - centers[:, :, None])
+        lit_rows = flux.T[:, :, None] * weights[None, :, 0, :height]
+        impulses = jnp.einsum("bsy,sx->byx", lit_rows, weights[:, 1, :width])
         return core + fft.convolve(impulses, self.transform, self.fft_shape)
 
     def window(self, center: Float[Array, "2"]) -> PointWindow:
@@ -156,8 +155,7 @@ class PointSpread(eqx.Module):
         pixel = self._pixel()
 
         def profiles(center: Array) -> Array:
-            offset = pixel[None, :] - center[:, None]
-            return _profile(offset[None, None], self.sigma[..., None, None])
+            return _profiles((pixel[0] - center)[None, None], self.sigma[..., None], len(pixel))
 
         values, slopes = jax.jvp(profiles, (center,), (jnp.ones_like(center),))
         rows, columns = self.share[..., None] * values[:, :, 0], values[:, :, 1]
@@ -194,10 +192,23 @@ def _core_sigma(psf: Float[Array, "band n n"]) -> Float[Array, " band"]:
     return 0.5 / (jnp.sqrt(2.0).astype(psf.dtype) * erfinv(jnp.sqrt(peak)))
 
 
-def _profile(offset: Float[Array, "..."], sigma: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A Gaussian of unit flux integrated over pixels at some distances from its centre, along one axis."""
-    scale = (1 / jnp.sqrt(2.0)).astype(offset.dtype) / sigma
-    return 0.5 * (erf((offset + 0.5) * scale) - erf((offset - 0.5) * scale))
+def _profiles(first: Float[Array, "..."], sigma: Float[Array, "..."], size: int) -> Float[Array, "... n"]:
+    """Gaussians of unit flux integrated over pixels along one axis.
+
+    Parameters
+    ----------
+    first
+        Where the first of the pixels lies, relative to the centre.
+    sigma
+        Widths.
+    size
+        Number of pixels.
+    """
+    steps = jnp.arange(size + 1, dtype=first.dtype) - 0.5
+    edges = first[..., None] + jnp.expand_dims(steps, range(first.ndim))
+    scale = (1 / jnp.sqrt(2.0)).astype(first.dtype) / sigma[..., None]
+    below = 0.5 * erf(edges * scale)
+    return below[..., 1:] - below[..., :-1]
 
 
 def _amplitudes(profiles: Float[Array, "gaussian n"], psf: Float[Array, "n n"]) -> Float[Array, " gaussian"]:
