@@ -138,7 +138,7 @@ def turn(
     leaving = jnp.argsort(~left)[:size]
     output = jax.vmap(finish)(*lane_of((fitting.problem, fitting.state), leaving))
     tickets = jnp.where(left[leaving], fitting.ticket[leaving], -1)
-    empty = fitting.ticket.at[leaving].set(jnp.where(left[leaving], -1, fitting.ticket[leaving]))
+    empty = jnp.asarray(fitting.ticket).at[leaving].set(jnp.where(left[leaving], -1, fitting.ticket[leaving]))
     return Fitting(fitting.problem, fitting.state, empty), tickets, output
 
 

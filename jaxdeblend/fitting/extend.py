@@ -12,7 +12,7 @@ from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from ..runtime.programs import Program
 from .initialize import Initialization, initialize, initialize_arrays
-from .render import render, render_terms
+from .render import render_arrays, render_terms
 from .spectra import solve_spectra
 
 
@@ -98,7 +98,7 @@ def extend_arrays(
 
 def _left(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     """What a blend leaves of the images; 0 where they are unusable."""
-    return jnp.where(obs.weights > 0, obs.images - render(blend, obs), 0.0)
+    return jnp.where(obs.weights > 0, obs.images - render_arrays(blend, obs), 0.0)
 
 
 _rest = Program(_left)

@@ -15,6 +15,7 @@ from ..model.morphology import ImageMorphology
 from ..model.prior import AbstractPrior, CenterPrior, SymmetricPrior
 from ..model.spectrum import FreeSpectrum
 from ..ops import prox, stamps
+from ..runtime.host import device_array
 from ..runtime.programs import Program
 from .expansion import expand
 from .ladder import default_stamp_edge
@@ -76,13 +77,13 @@ class Initialization(eqx.Module):
         default_factory=lambda: (Positive(), Monotonic(), SparseThreshold(0.2), CenterKept())
     )
     priors: tuple[AbstractPrior, ...] = eqx.field(default_factory=lambda: (SymmetricPrior(0.2, 0.5),))
-    widths: Float[Array, " width"] = eqx.field(converter=jnp.asarray, default=(0.85, 1.7, 3.4, 6.8, 13.6))
-    sparsity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.5)
+    widths: Float[Array, " width"] = eqx.field(converter=device_array, default=(0.85, 1.7, 3.4, 6.8, 13.6))
+    sparsity: Float[Array, ""] = eqx.field(converter=device_array, default=0.5)
     passes: int = eqx.field(static=True, default=10)
     max_components: int = eqx.field(static=True, default=2)
-    point_below: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
-    two_above: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=300.0)
-    split: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.25)
+    point_below: Float[Array, ""] = eqx.field(converter=device_array, default=0.0)
+    two_above: Float[Array, ""] = eqx.field(converter=device_array, default=300.0)
+    split: Float[Array, ""] = eqx.field(converter=device_array, default=0.25)
 
     def __check_init__(self):
         if self.max_components not in (1, 2):

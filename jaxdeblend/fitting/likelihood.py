@@ -6,7 +6,9 @@ from jaxtyping import Array, Float
 from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend
-from .render import render
+from ..runtime.programs import Program
+from .record import without_record
+from .render import render_arrays
 
 
 def log_likelihood(blend: Blend, obs: Observation) -> Float[Array, ""]:
@@ -34,8 +36,16 @@ def log_likelihood(blend: Blend, obs: Observation) -> Float[Array, ""]:
     -32.0
     """
     obs, unit = in_noise_units(obs)
-    residual = obs.images - render(blend.scaled(1 / unit), obs)
+    return _log_likelihood(without_record(blend).scaled(1 / unit), obs)
+
+
+def likelihood_of_arrays(blend: Blend, obs: Observation) -> Float[Array, ""]:
+    """The log-likelihood in units of the noise, as a part of other programs."""
+    residual = obs.images - render_arrays(blend, obs)
     return -0.5 * jnp.sum(obs.weights * residual**2)
+
+
+_log_likelihood = Program(likelihood_of_arrays)
 
 
 def log_posterior(blend: Blend, obs: Observation) -> Float[Array, ""]:
@@ -67,5 +77,12 @@ def log_posterior(blend: Blend, obs: Observation) -> Float[Array, ""]:
     True
     """
     obs, unit = in_noise_units(obs)
-    blend = blend.scaled(1 / unit)
-    return log_likelihood(blend, obs) + blend.log_prior(obs.background_rms)
+    return _log_posterior(without_record(blend).scaled(1 / unit), obs)
+
+
+def posterior_of_arrays(blend: Blend, obs: Observation) -> Float[Array, ""]:
+    """The log-posterior in units of the noise, as a part of other programs."""
+    return likelihood_of_arrays(blend, obs) + blend.log_prior(obs.background_rms)
+
+
+_log_posterior = Program(posterior_of_arrays)

@@ -17,10 +17,10 @@ from ..model.parameter import fitted
 from ..model.spectrum import AbstractSpectrum
 from ..runtime.host import AnyArray
 from ..runtime.programs import Program
-from .likelihood import log_posterior
+from .likelihood import posterior_of_arrays
 from .optimizer import ProximalAdam
 from .record import recorded, without_record
-from .render import Terms, render, render_terms
+from .render import Terms, render_arrays, render_terms
 from .spectra import chi_square, solve_spectra
 
 LARGEST_DROP = 4.0
@@ -276,12 +276,12 @@ class Problem(eqx.Module):
 
     def gradient(self, parameters: Blend) -> tuple[Float[Array, ""], Blend]:
         """Negative log-posterior and its gradient."""
-        return jax.value_and_grad(lambda p: -log_posterior(eqx.combine(p, self.fixed), self.obs))(parameters)
+        return jax.value_and_grad(lambda p: -posterior_of_arrays(eqx.combine(p, self.fixed), self.obs))(parameters)
 
     def _misfit(self, blend: Blend) -> Float[Array, " band"]:
         """Root mean square of what a blend leaves of each band, at least the background noise."""
         weights = self.obs.weights
-        residual = self.obs.images - render(blend, self.obs)
+        residual = self.obs.images - render_arrays(blend, self.obs)
         chi2 = jnp.sum(weights * residual**2, axis=(-2, -1))
         n_pixels = jnp.sum(weights > 0, axis=(-2, -1), dtype=chi2.dtype)
         return self.rms * jnp.sqrt(jnp.maximum(chi2 / jnp.maximum(n_pixels, 1), 1.0))

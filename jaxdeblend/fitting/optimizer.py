@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..runtime.host import device_array
+
 
 class ProximalAdam(eqx.Module):
     """Settings of the proximal ADAM (Melchior, Joseph & Moolekamp 2019, arXiv:1910.10094) with curvatures.
@@ -73,19 +75,19 @@ class ProximalAdam(eqx.Module):
     """
 
     max_steps: int = eqx.field(static=True, default=150)
-    relative_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
-    step_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
+    relative_tolerance: Float[Array, ""] = eqx.field(converter=device_array, default=1e-3)
+    step_tolerance: Float[Array, ""] = eqx.field(converter=device_array, default=10.0)
     window: int = eqx.field(static=True, default=10)
-    learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
-    decay: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=30.0)
-    b1: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.85)
-    b2: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.95)
-    curvature: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.05)
-    fading: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=5.0)
-    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    first_step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
-    min_steps: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
-    exact_spectra: Bool[Array, ""] = eqx.field(converter=jnp.asarray, default=True)
+    learning_rate: Float[Array, ""] = eqx.field(converter=device_array, default=2.0)
+    decay: Float[Array, ""] = eqx.field(converter=device_array, default=30.0)
+    b1: Float[Array, ""] = eqx.field(converter=device_array, default=0.85)
+    b2: Float[Array, ""] = eqx.field(converter=device_array, default=0.95)
+    curvature: Float[Array, ""] = eqx.field(converter=device_array, default=0.05)
+    fading: Float[Array, ""] = eqx.field(converter=device_array, default=5.0)
+    eps: Float[Array, ""] = eqx.field(converter=device_array, default=0.01)
+    first_step: Float[Array, ""] = eqx.field(converter=device_array, default=0.1)
+    min_steps: Int[Array, ""] = eqx.field(converter=device_array, default=0)
+    exact_spectra: Bool[Array, ""] = eqx.field(converter=device_array, default=True)
 
     def __check_init__(self):
         if self.window < 10:

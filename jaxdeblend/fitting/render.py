@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from ..instrument.observation import Observation
 from ..model.blend import Blend
+from ..runtime.programs import Program
+from .record import without_record
 
 Terms = tuple[Float[Array, "_ _ band y x"], ...]
 """What `render_terms` makes."""
@@ -36,6 +38,11 @@ def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     >>> round(float(jd.render(blend, obs).sum()), 2)
     3.0
     """
+    return _render(without_record(blend), obs)
+
+
+def render_arrays(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
+    """The model as observed, as a part of other programs."""
     obs = obs.prepared()
     extended = obs.convolve(blend.cube(obs.extent, obs.margin, points=False))
     flux = blend.point_fluxes(len(obs.bands))
@@ -46,6 +53,9 @@ def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
         lambda: jnp.zeros(obs.images.shape, flux.dtype),
     )
     return extended + points
+
+
+_render = Program(render_arrays)
 
 
 def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
@@ -72,6 +82,11 @@ def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band 
     >>> jd.render_sources(jd.Blend.of([star, star], frame=(32, 32)), obs).shape
     (2, 1, 32, 32)
     """
+    return _render_sources(without_record(blend), obs)
+
+
+@Program
+def _render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
     return sum_terms(blend, obs, render_terms(blend, obs))
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ..ops import fft
-from ..runtime.host import AnyArray
+from ..runtime.host import AnyArray, device_array
+from ..runtime.programs import Program
 from .psf import AbstractPSF
 
 DEFAULT_REGULARIZATION = 1e-6
@@ -68,7 +69,7 @@ class DifferenceKernel(eqx.Module):
         model, observed = (
             jnp.asarray(p.stamp(n)) for p, n in ((model_psf, min(edge, model_psf.edge)), (psf, psf.edge))
         )
-        return cls(regularized_division(model, observed, edge, regularization))
+        return cls(_division(model, observed, edge, device_array(regularization, model.dtype)))
 
     def applied_to(self, psf: AbstractPSF) -> Float[Array, "band edge edge"]:
         """The PSF of each band that the kernel makes of another PSF.
@@ -146,6 +147,9 @@ def regularized_division(
     kernel = jnp.roll(jnp.fft.irfft2(transform, s=grid), (edge // 2, edge // 2), axis=(-2, -1))
     kernel = kernel[..., :edge, :edge]
     return kernel / kernel.sum(axis=(-2, -1), keepdims=True)
+
+
+_division = Program(regularized_division)
 
 
 def laplacian_transform(size: int) -> Float[Array, "ky kx"]:

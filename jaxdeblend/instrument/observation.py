@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from ..ops import fft
 from ..runtime.host import AnyArray, default_dtype, host_or_device
 from ..runtime.inputs import images_and_variance, plain_mask, plain_numbers
+from ..runtime.programs import Program
 from .kernel import DifferenceKernel
 from .point_spread import PointSpread
 from .psf import AbstractPSF, GaussianPSF, ImagePSF
@@ -160,7 +161,7 @@ class Observation(eqx.Module):
         return min(MARGIN, edge // 2)
 
     def prepared(self, psf_edge: Int[Array, ""] | None = None) -> "Observation":
-        """The same observation with its difference kernel, that kernel's transform, and its drawing of points.
+        """Observation with its difference kernel, that kernel's transform, and its drawing of points.
 
         Parameters
         ----------
@@ -169,17 +170,9 @@ class Observation(eqx.Module):
         """
         if self.transform is not None:
             return self
-        kernel = DifferenceKernel.between(self.model_psf, self.psf) if self.kernel is None else self.kernel
-        if self.kernel is None or psf_edge is not None:
-            psf = jnp.asarray(self.psf.stamp(self.psf.edge))
-        else:  # the kernel is the user's, and what points look like is up to it
-            psf = kernel.applied_to(self.model_psf)
-        points = PointSpread.of(psf, self._reach, known_edge=psf_edge)
+        added = _kernels(self.psf, self.model_psf, self.kernel, self._reach, psf_edge)
         return eqx.tree_at(
-            lambda obs: (obs.kernel, obs.transform, obs.points),
-            self,
-            (kernel, kernel.transform(self._reach), points),
-            is_leaf=lambda node: node is None,
+            lambda obs: (obs.kernel, obs.transform, obs.points), self, added, is_leaf=lambda node: node is None
         )
 
     def convolve(self, cube: Float[Array, "*batch #band y x"]) -> Float[Array, "*batch band h w"]:
@@ -216,6 +209,24 @@ class Observation(eqx.Module):
         obs = self.prepared()
         assert obs.kernel is not None and obs.transform is not None  # that is what `prepared` means
         return jnp.expand_dims(obs.transform, range(ndim - 3)), obs.kernel.fft_shape(self._reach)
+
+
+@Program
+def _kernels(
+    psf: AbstractPSF,
+    model_psf: AbstractPSF,
+    given: DifferenceKernel | None,
+    reach: tuple[int, int],
+    psf_edge: Int[Array, ""] | None,
+) -> tuple[DifferenceKernel, Complex[Array, "_ ky kx"], PointSpread]:
+    """Difference kernel, its transform, and the drawing of points."""
+    kernel = DifferenceKernel.between(model_psf, psf) if given is None else given
+    if given is None or psf_edge is not None:
+        seen = jnp.asarray(psf.stamp(psf.edge))
+    else:  # the kernel is the user's, and what points look like is up to it
+        seen = kernel.applied_to(model_psf)
+    points = PointSpread.of(seen, reach, known_edge=psf_edge)
+    return kernel, kernel.transform(reach), points
 
 
 def background_rms(weights: Float[AnyArray, "band y x"]) -> Float[AnyArray, " band"]:

@@ -17,8 +17,9 @@ from jax.core import Tracer
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from ..runtime.host import AnyArray, host_or_device
+from ..runtime.host import AnyArray, device_array, host_or_device
 from ..runtime.inputs import plain_numbers
+from ..runtime.programs import Program
 
 SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
 """FWHM of a Gaussian of σ = 1."""
@@ -119,6 +120,10 @@ class GaussianPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
+        return _gaussian_stamp(self, edge)
+
+    def drawn(self, edge: int) -> Float[AnyArray, "band edge edge"]:
+        """The stamp, as a part of other programs."""
         if self.ellipticity is None:
             return _normalized(jax.vmap(lambda sigma: _circular_gaussian(sigma, edge))(self.sigma))
 
@@ -174,6 +179,10 @@ class MoffatPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
+        return _moffat_stamp(self, edge)
+
+    def drawn(self, edge: int) -> Float[AnyArray, "band edge edge"]:
+        """The stamp, as a part of other programs."""
         alpha = self.width / (2 * jnp.sqrt(2 ** (1 / self.beta) - 1))
 
         def profile(r2: Array, alpha: Array, beta: Array) -> Array:
@@ -232,6 +241,10 @@ class DoubleGaussianPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
+        return _double_gaussian_stamp(self, edge)
+
+    def drawn(self, edge: int) -> Float[AnyArray, "band edge edge"]:
+        """The stamp, as a part of other programs."""
 
         def one(core: Array, wing: Array, share: Array) -> Array:
             return (1 - share) * _circular_gaussian(core, edge) + share * _circular_gaussian(wing, edge)
@@ -240,6 +253,10 @@ class DoubleGaussianPSF(AbstractPSF):
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM of the profile before the pixel, by bisection of the half-light level."""
+        return _double_gaussian_fwhm(self)
+
+    def half_light_width(self) -> Float[Array, " band"]:
+        """The FWHM, as a part of other programs."""
         core, wing = self.sigma_core**2, self.sigma_wing**2
         a, b = (1 - self.wing_fraction) / core, self.wing_fraction / wing
 
@@ -254,6 +271,12 @@ class DoubleGaussianPSF(AbstractPSF):
         start = (jnp.zeros_like(core), 3 * jnp.sqrt(jnp.maximum(core, wing)))
         low, high = jax.lax.fori_loop(0, 40, halve, start)
         return low + high
+
+
+_gaussian_stamp = Program(GaussianPSF.drawn)
+_moffat_stamp = Program(MoffatPSF.drawn)
+_double_gaussian_stamp = Program(DoubleGaussianPSF.drawn)
+_double_gaussian_fwhm = Program(DoubleGaussianPSF.half_light_width)
 
 
 class ImagePSF(AbstractPSF):
@@ -417,7 +440,8 @@ def _check_stamps(stamps: AnyArray) -> None:
 
 
 def _per_band(name: str, value: object, minimum: float | None = 0.0) -> Float[Array, " band"]:
-    array = jnp.atleast_1d(jnp.asarray(value, dtype=float))
+    array = device_array(value, float)
+    array = array[None] if array.ndim == 0 else array
     if array.ndim != 1:
         raise ValueError(f"{name}: got shape {array.shape}; give one number, or one per band.")
     if minimum is not None and not _concretely(lambda: bool((np.asarray(array) > minimum).all())):
@@ -428,7 +452,7 @@ def _per_band(name: str, value: object, minimum: float | None = 0.0) -> Float[Ar
 def _ellipticity(value: object | None, n_bands: int) -> Float[Array, "band 2"] | None:
     if value is None:
         return None
-    array = jnp.asarray(value, dtype=float)
+    array = device_array(value, float)
     if array.shape not in ((2,), (n_bands, 2)):
         raise ValueError(
             f"ellipticity: got shape {array.shape}; give (e1, e2), or one pair for each of {n_bands} bands."

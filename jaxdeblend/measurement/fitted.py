@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+import equinox as eqx
 from jaxtyping import Int
 
 from ..fitting.loop import RESULTS
@@ -47,7 +48,7 @@ def check_observation(blend: Blend, obs: Observation) -> None:
             f"obs: got shape {obs.shape} for a blend of the frame {blend.frame}; give its own observation, or another "
             "of the same pixels."
         )
-    n_bands = {stack.terms()[0].shape[-1] for stack in blend.stacks}
+    n_bands = {eqx.filter_eval_shape(stack.terms)[0].shape[-1] for stack in blend.stacks}
     if n_bands and n_bands != {len(obs.bands)}:
         raise ValueError(
             f"obs: got {len(obs.bands)} bands for a blend of {n_bands.pop()}; give its own observation, or another of "

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..fitting.initialize import lies_inside
 from ..fitting.loop import RESULTS
-from ..fitting.render import Terms, render_sources, render_terms, sum_terms
+from ..fitting.render import Terms, render_terms, sum_terms
 from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..model.blend import Blend
@@ -138,7 +138,7 @@ def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: b
 
 @Program
 def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
-    models = render_sources(blend, obs)
+    models = sum_terms(blend, obs, render_terms(blend, obs))
     floor = 0.01 * obs.background_rms[:, None, None]
     children, rest = apportion.apportion(models, jnp.asarray(obs.images), jnp.asarray(obs.weights > 0), floor)
     return Apportioned(children, rest)

@@ -95,7 +95,7 @@ def measure(
     on_data = blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit)
     values, _ = measure_jit(on_data, obs, np.asarray(known if status is None else status))
     if blend.record is not None and blend.record.flags is not None:
-        values = eqx.tree_at(lambda found: found.flags, values, values.flags | blend.record.flags)
+        values = eqx.tree_at(lambda found: found.flags, values, np.asarray(values.flags) | blend.record.flags)
     return table_of(_select(values, active).scaled(unit), obs.bands, wcs=wcs, unit=obs.unit)
 
 

@@ -12,10 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ..ops import stamps
-from ..runtime.host import AnyArray
+from ..runtime.host import AnyArray, device_array
 from .component import AbstractComponent, FactorizedComponent, scaled
 from .morphology import ImageMorphology, PointMorphology
 from .parameter import parameters
@@ -177,15 +178,15 @@ class Blend(eqx.Module):
                 groups.setdefault(_kind(component), []).append((number, component))
         stacks = tuple(
             Stack(
-                jax.tree.map(lambda *leaves: jnp.stack(leaves), *[component for _, component in members]),
-                jnp.asarray([number for number, _ in members]),
-                jnp.ones(len(members), dtype=bool),
+                jax.tree.map(_stacked, *[component for _, component in members]),
+                device_array([number for number, _ in members]),
+                device_array(np.ones(len(members), bool)),
             )
             for members in groups.values()
         )
-        centers = jnp.asarray([source.center for source in sources], dtype=float).reshape(-1, 2)
-        errors = jnp.asarray([source.center_error for source in sources], dtype=float)
-        return cls(centers, CenterPrior(centers, errors), stacks, jnp.ones(len(sources), dtype=bool), frame)
+        centers = _stacked(*[source.center for source in sources]) if sources else jnp.zeros((0, 2))
+        errors = _stacked(*[source.center_error for source in sources]) if sources else jnp.zeros(0)
+        return cls(centers, CenterPrior(centers, errors), stacks, device_array(np.ones(len(sources), bool)), frame)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -198,12 +199,12 @@ class Blend(eqx.Module):
         lit = [(stack, k) for stack, k in own if np.asarray(stack.active)[k]]
         # a source outside the image has dark components only; it is a source nevertheless
         components = [
-            jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stack.component) for stack, k in lit or own[:1]
+            jax.tree.map(lambda leaf, k=int(k): _entry(leaf, k), stack.component) for stack, k in lit or own[:1]
         ]
         return Source(
-            self.centers[number],
+            _entry(self.centers, number),
             tuple(components),
-            center_error=jnp.asarray(self.center_prior.sigma[number]),
+            center_error=_entry(self.center_prior.sigma, number),
             frame=self.frame,
         )
 
@@ -325,6 +326,20 @@ class Blend(eqx.Module):
         center_step = jnp.where(free, CENTER_STEP * finer, 0.0)[:, None]
         stacks = tuple(stack.step_sizes(rms, finer[stack.source]) for stack in self.stacks)
         return parameters(self, centers=center_step, stacks=stacks)
+
+
+def _stacked(*values: AnyArray) -> Array:
+    """Arrays along a new first axis. Nothing is compiled for numbers that are known."""
+    if any(isinstance(value, Tracer) for value in values):
+        return jnp.stack(values)
+    return device_array(np.stack([np.asarray(value) for value in values]))
+
+
+def _entry(values: AnyArray, index: int) -> Array:
+    """One entry of an array. Nothing is compiled for numbers that are known."""
+    if isinstance(values, Tracer):
+        return values[index]
+    return device_array(np.asarray(values)[index])
 
 
 def _kind(component: AbstractComponent) -> object:

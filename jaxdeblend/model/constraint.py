@@ -7,10 +7,10 @@ compiled and used in the fit like those here.
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..ops import monotone, prox
+from ..runtime.host import device_array
 
 
 class AbstractConstraint(eqx.Module):
@@ -122,7 +122,7 @@ class Symmetric(AbstractConstraint):
     1.0
     """
 
-    strength: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    strength: Float[Array, ""] = eqx.field(converter=device_array, default=1.0)
 
     def project(self, image: Float[Array, "s s"], noise: Float[Array, ""]) -> Float[Array, "s s"]:
         """Mean of the stamp and its rotation."""
@@ -146,7 +146,7 @@ class SparseThreshold(AbstractConstraint):
     Array([[0.]], dtype=float32)
     """
 
-    level: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    level: Float[Array, ""] = eqx.field(converter=device_array)
 
     def project(self, image: Float[Array, "s s"], noise: Float[Array, ""]) -> Float[Array, "s s"]:
         """Hard threshold."""
@@ -187,7 +187,7 @@ class CenterKept(AbstractConstraint):
     0.001
     """
 
-    floor: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
+    floor: Float[Array, ""] = eqx.field(converter=device_array, default=1e-3)
 
     def project(self, image: Float[Array, "s s"], noise: Float[Array, ""]) -> Float[Array, "s s"]:
         """Raise the centre pixel to the floor."""

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from ..instrument.psf import AbstractPSF
 from ..ops import prox
+from ..runtime.host import device_array
+from ..runtime.programs import Program
 from .constraint import AbstractConstraint
 from .parameter import parameters
 from .prior import AbstractPrior
@@ -94,8 +96,8 @@ class ImageMorphology(AbstractMorphology):
     pixels: Float[Array, "s s"]
     constraints: tuple[AbstractConstraint, ...] = ()
     priors: tuple[AbstractPrior, ...] = ()
-    step: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    point: Bool[Array, ""] = eqx.field(converter=jnp.asarray, default=False)
+    step: Float[Array, ""] = eqx.field(converter=device_array, default=0.01)
+    point: Bool[Array, ""] = eqx.field(converter=device_array, default=False)
 
     def image(self) -> Float[Array, "s s"]:
         """The pixels."""
@@ -153,7 +155,7 @@ class PointMorphology(AbstractMorphology):
     @classmethod
     def of(cls, model_psf: AbstractPSF, edge: int) -> "PointMorphology":
         """Point as seen by the (single-band) PSF of model space, on a stamp of this edge."""
-        return cls(prox.normalized(model_psf.stamp(edge)[0])[0])
+        return cls(_point_pixels(model_psf, edge))
 
     def image(self) -> Float[Array, "s s"]:
         """The stamp."""
@@ -172,3 +174,9 @@ class PointMorphology(AbstractMorphology):
     def step_sizes(self) -> "PointMorphology":
         """No parameters."""
         return parameters(self)
+
+
+@Program
+def _point_pixels(model_psf: AbstractPSF, edge: int) -> Float[Array, "s s"]:
+    """Stamp of a (single-band) PSF, maximum 1."""
+    return prox.normalized(jnp.asarray(model_psf.stamp(edge))[0])[0]

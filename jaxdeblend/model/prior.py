@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..runtime.host import AnyArray
+from ..runtime.host import AnyArray, device_array
 
 
 class AbstractPrior(eqx.Module):
@@ -77,8 +77,8 @@ class SymmetricPrior(AbstractPrior):
     True
     """
 
-    asymmetry: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    floor: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    asymmetry: Float[Array, ""] = eqx.field(converter=device_array)
+    floor: Float[Array, ""] = eqx.field(converter=device_array)
 
     def __init__(self, asymmetry: float | Array = 0.5, floor: float | Array = 0.5):
         self.asymmetry = jnp.asarray(asymmetry, dtype=float)

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from ..instrument.box import Box
 from ..instrument.psf import AbstractPSF, GaussianPSF
 from ..ops import stamps
-from ..runtime.host import AnyArray
+from ..runtime.host import AnyArray, device_array
+from ..runtime.programs import Program
 from .component import AbstractComponent, FactorizedComponent
 from .constraint import AbstractConstraint, CenterKept, Monotonic, Positive
 from .morphology import ImageMorphology, PointMorphology
@@ -56,18 +57,15 @@ class Source(eqx.Module):
     ):
         if not components:
             raise ValueError("components: got none; a source needs at least one component.")
-        self.center = jnp.asarray(center, dtype=float)
+        self.center = device_array(center, float)
         self.components = tuple(components)
-        self.center_error = jnp.asarray(center_error, dtype=float)
+        self.center_error = device_array(center_error, float)
         self.frame = frame
 
     @property
     def flux(self) -> Float[Array, " band"]:
         """Total flux of the model in each band, in image units."""
-        return sum(
-            (jnp.einsum("tb,tyx->b", *component.terms()) for component in self.components[1:]),
-            start=jnp.einsum("tb,tyx->b", *self.components[0].terms()),
-        )
+        return _flux(self.components)
 
     @property
     def spectrum(self) -> Float[Array, "term band"]:
@@ -104,6 +102,19 @@ class Source(eqx.Module):
         rows = stamps.placement(self.center[0], shape[0], images.shape[-2])
         columns = stamps.placement(self.center[1], shape[1], images.shape[-1])
         return jnp.einsum("tb,ys,tsu,xu->byx", spectra, rows, images, columns)
+
+
+@Program
+def _flux(components: tuple[AbstractComponent, ...]) -> Float[Array, " band"]:
+    """Flux of all components together."""
+    fluxes = [jnp.einsum("tb,tyx->b", *component.terms()) for component in components]
+    return sum(fluxes[1:], start=fluxes[0])
+
+
+@Program
+def _peak_of_flux(flux: Float[Array, " band"], stamp: Float[Array, "s s"]) -> Float[Array, " band"]:
+    """Brightness of the maximum of a stamp that has this flux."""
+    return flux / stamp.sum()
 
 
 def PointSource(  # noqa: N802
@@ -145,7 +156,7 @@ def PointSource(  # noqa: N802
     2.0
     """
     morphology = PointMorphology.of(GaussianPSF(0.8) if model_psf is None else model_psf, edge)
-    spectrum = FreeSpectrum(jnp.asarray(flux, dtype=float) / morphology.image().sum())
+    spectrum = FreeSpectrum(_peak_of_flux(device_array(flux, float), morphology.image()))
     return Source(center, (FactorizedComponent(spectrum, morphology),), center_error=center_error, frame=frame)
 
 
@@ -192,8 +203,9 @@ def ExtendedSource(  # noqa: N802
     >>> len(galaxy.components), galaxy.flux.shape
     (2, (3,))
     """
-    spectra = jnp.atleast_2d(jnp.asarray(spectrum, dtype=float))
-    images = jnp.asarray(morphology, dtype=float)
+    spectra = device_array(spectrum, float)
+    spectra = spectra[None] if spectra.ndim == 1 else spectra
+    images = device_array(morphology, float)
     images = images[None] if images.ndim == 2 else images
     if len(spectra) != len(images) or images.shape[-1] != images.shape[-2] or images.shape[-1] % 2 == 0:
         raise ValueError(

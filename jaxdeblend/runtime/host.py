@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array, Float, Shaped
 
 from .inputs import plain_numbers
 
@@ -56,6 +58,30 @@ def host_or_device(values: object, name: str = "values") -> Float[AnyArray, "...
         return jnp.asarray(numbers, dtype=float)
     with np.errstate(over="ignore"):
         return np.asarray(numbers, dtype=default_dtype())
+
+
+def device_array(values: object, dtype: Any = None) -> Shaped[Array, "..."]:
+    """JAX array of any numbers. It compiles nothing for numbers of the host, as `jax.numpy.asarray` does.
+
+    Parameters
+    ----------
+    values
+        What JAX or NumPy make an array of.
+    dtype
+        Type of the array; by default that of the values, as far as JAX has it.
+
+    Examples
+    --------
+    >>> device_array([1.0, 2.0])
+    Array([1., 2.], dtype=float32)
+    """
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)):
+        return jnp.asarray(values, dtype=dtype)
+    array: np.ndarray = np.asarray(values, dtype=dtype)
+    array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    placed = jax.device_put(array)
+    # jnp.asarray compiles a copy for each shape; inside a transformation, where it makes a constant, it does not
+    return jnp.asarray(array) if isinstance(placed, Tracer) else placed
 
 
 def default_dtype() -> np.dtype:

@@ -20,6 +20,7 @@ import equinox as eqx
 import jax
 from jax import export
 from jax.core import Tracer
+from jax.interpreters.partial_eval import DynamicJaxprTracer
 from jax.sharding import SingleDeviceSharding
 
 from .cache import keep_programs
@@ -56,7 +57,7 @@ class Program(Generic[P, R]):
 
     This is `equinox.filter_jit` with five differences: compile options are those that the installed jaxlib knows, only
     one thread at a time compiles the same program, all programs of the package together are bounded in number, a call
-    inside another traced function becomes a part of that function, and later processes find the program traced and
+    inside another jitted function becomes a part of that function, and later processes find the program traced and
     compiled (`jaxdeblend.runtime.cache`, `jaxdeblend.runtime.traced`).
 
     Parameters
@@ -84,12 +85,15 @@ class Program(Generic[P, R]):
         self.function: Callable[..., R] = function
         self.one_core = one_core
         self.donated = donated
+        self._transformed = eqx.filter_jit(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compile the function for these arguments, if that is not done, and call it."""
         leaves, structure = jax.tree.flatten((args, kwargs))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
+        if any(isinstance(leaf, DynamicJaxprTracer) for leaf in leaves):
             return self.function(*args, **kwargs)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):  # of jax.grad or jax.vmap without jax.jit
+            return self._transformed(*args, **kwargs)
         compiled, arrays = self._compiled(leaves, structure)
         return compiled(*self._parted(args, arrays))
 
