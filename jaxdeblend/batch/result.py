@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from ..fitting.extend import picked
 from ..fitting.loop import RESULTS, FitResult
-from ..fitting.record import recorded
+from ..fitting.record import checksum, recorded
+from ..instrument.observation import Observation
 from ..instrument.sky import rough_fwhm
 from ..measurement.flags import Flag
 from ..measurement.photometry import Measurements
@@ -45,6 +46,9 @@ class Deblended(eqx.Module):
     sky
         Sky that was found and taken out before the fit: its level at the middle of the image, and its slopes along y
         and x per pixel, of each band in image units; 0 where there is no evidence of any. It is not part of `model`.
+    as_given
+        Whether measurements and models are of all pixels as they were given, and of all sources: nothing was taken out
+        before the fit.
 
     Examples
     --------
@@ -61,6 +65,17 @@ class Deblended(eqx.Module):
     source_models: Float[np.ndarray, "source band y x"]
     bands: tuple[str, ...] = eqx.field(static=True)
     sky: Float[np.ndarray, "band 3"]
+    as_given: bool = eqx.field(static=True, default=False)
+
+    def measured_on(self, obs: Observation) -> tuple[Measurements, Float[np.ndarray, "source band y x"]] | None:
+        """Measurements and source models, if they are those of this very observation."""
+        record = self.blend.record
+        if not self.as_given or record is None or record.observation is None:
+            return None
+        here = checksum(obs)
+        if here is None or int(here) != int(record.observation):
+            return None
+        return self.measurements, self.source_models
 
     @property
     def model(self) -> Float[np.ndarray, "band y x"]:
@@ -118,7 +133,9 @@ def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> De
     models = models if item.unit == 1.0 else models * np.float32(item.unit)
     result = Deblended(fit, measurements.scaled(item.unit), models, item.obs.bands, item.sky.plane * item.unit)
     if item.start is None:
-        return _flagged(first_sources(result, len(item.centers)), item)
+        flagged = _flagged(first_sources(result, len(item.centers)), item)
+        unchanged = item.obs.images is item.given.images and item.obs.weights is item.given.weights
+        return dataclasses.replace(flagged, as_given=unchanged)
     known, new = np.arange(len(item.start.centers)), np.arange(len(item.centers))
     return _flagged(some_sources(result, np.concatenate([known, item.bucket.n_start + new])), item)
 

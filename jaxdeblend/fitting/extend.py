@@ -12,6 +12,7 @@ from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
 from ..runtime.programs import Program
 from .initialize import Initialization, initialize, initialize_arrays
+from .record import without_record
 from .render import render_arrays, render_terms
 from .spectra import solve_spectra
 
@@ -65,9 +66,9 @@ def add_sources(
         raise ValueError(f"blend: got a blend for the frame {blend.frame}; the observation's shape is {obs.shape}.")
     obs, unit = in_noise_units(obs)
     blend = blend.scaled(1 / unit)
-    rest = eqx.tree_at(lambda o: o.images, obs, _rest(blend, obs))
+    rest = eqx.tree_at(lambda o: o.images, obs, _rest(without_record(blend), obs))
     new = initialize(rest, centers, center_error=center_error, stamp_edge=stamp_edge, options=options)
-    return _solved(_joined(blend, new), obs).scaled(unit)
+    return _joined_and_solved(without_record(blend), new, obs).scaled(unit)
 
 
 def extend_arrays(
@@ -92,8 +93,7 @@ def extend_arrays(
     """
     obs = obs.prepared()
     rest = eqx.tree_at(lambda o: o.images, obs, _left(blend, obs))
-    both = _joined(blend, initialize_arrays(rest, positions, error, active, edge, options))
-    return solve_spectra(both, obs, render_terms(both, obs))
+    return _joined_and_solved(blend, initialize_arrays(rest, positions, error, active, edge, options), obs)
 
 
 def _left(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
@@ -105,8 +105,9 @@ _rest = Program(_left)
 
 
 @Program
-def _solved(blend: Blend, obs: Observation) -> Blend:
-    return solve_spectra(blend, obs, render_terms(blend, obs))
+def _joined_and_solved(blend: Blend, new: Blend, obs: Observation) -> Blend:
+    both = _joined(blend, new)
+    return solve_spectra(both, obs, render_terms(both, obs))
 
 
 def _joined(one: Blend, two: Blend) -> Blend:

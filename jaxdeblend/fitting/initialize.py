@@ -148,10 +148,11 @@ def initialize(
     obs, unit = in_noise_units(obs)
     dtype = obs.images.dtype
     if len(positions) == 0:  # a dark source stands in, and is taken out again: stacks keep their kinds and shapes
-        nowhere = jnp.zeros((1, 2), dtype), jnp.zeros(1, dtype), jnp.zeros(1, dtype=bool)
-        return jax.tree.map(lambda array: array[:0], _initialize(obs, *nowhere, edge, options))
-    active = jnp.ones(len(positions), dtype=bool)
-    blend = _initialize(obs, jnp.asarray(positions, dtype), jnp.asarray(error, dtype), active, edge, options)
+        nowhere, exact = device_array(np.zeros((1, 2)), dtype), device_array(np.zeros(1), dtype)
+        dark = _initialize(obs, nowhere, exact, device_array(np.zeros(1, bool)), edge, options)
+        return jax.tree.map(lambda array: array[:0], dark)
+    active = device_array(np.ones(len(positions), bool))
+    blend = _initialize(obs, device_array(positions, dtype), device_array(error, dtype), active, edge, options)
     return blend.scaled(unit)
 
 

@@ -120,17 +120,7 @@ class GaussianPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
-        return _gaussian_stamp(self, edge)
-
-    def drawn(self, edge: int) -> Float[AnyArray, "band edge edge"]:
-        """The stamp, as a part of other programs."""
-        if self.ellipticity is None:
-            return _normalized(jax.vmap(lambda sigma: _circular_gaussian(sigma, edge))(self.sigma))
-
-        def profile(r2: Array, sigma: Array) -> Array:
-            return jnp.exp(-0.5 * r2 / sigma**2)
-
-        return _elliptical_stamp(profile, edge, self.ellipticity, self.sigma)
+        return _gaussian(self.sigma, self.ellipticity, edge)
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM = 2 √(2 ln 2) σ of the profile before the pixel."""
@@ -179,16 +169,7 @@ class MoffatPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
-        return _moffat_stamp(self, edge)
-
-    def drawn(self, edge: int) -> Float[AnyArray, "band edge edge"]:
-        """The stamp, as a part of other programs."""
-        alpha = self.width / (2 * jnp.sqrt(2 ** (1 / self.beta) - 1))
-
-        def profile(r2: Array, alpha: Array, beta: Array) -> Array:
-            return (1 + r2 / alpha**2) ** -beta
-
-        return _elliptical_stamp(profile, edge, self.ellipticity, alpha, self.beta)
+        return _moffat(self.width, self.beta, self.ellipticity, edge)
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM of the profile before the pixel."""
@@ -241,42 +222,11 @@ class DoubleGaussianPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
-        return _double_gaussian_stamp(self, edge)
-
-    def drawn(self, edge: int) -> Float[AnyArray, "band edge edge"]:
-        """The stamp, as a part of other programs."""
-
-        def one(core: Array, wing: Array, share: Array) -> Array:
-            return (1 - share) * _circular_gaussian(core, edge) + share * _circular_gaussian(wing, edge)
-
-        return _normalized(jax.vmap(one)(self.sigma_core, self.sigma_wing, self.wing_fraction))
+        return _double_gaussian(self.sigma_core, self.sigma_wing, self.wing_fraction, edge)
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM of the profile before the pixel, by bisection of the half-light level."""
-        return _double_gaussian_fwhm(self)
-
-    def half_light_width(self) -> Float[Array, " band"]:
-        """The FWHM, as a part of other programs."""
-        core, wing = self.sigma_core**2, self.sigma_wing**2
-        a, b = (1 - self.wing_fraction) / core, self.wing_fraction / wing
-
-        def excess(r: Array) -> Array:
-            return a * jnp.exp(-0.5 * r**2 / core) + b * jnp.exp(-0.5 * r**2 / wing) - 0.5 * (a + b)
-
-        def halve(_: int | Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = 0.5 * (low + high)
-            return jnp.where(excess(middle) > 0, middle, low), jnp.where(excess(middle) > 0, high, middle)
-
-        start = (jnp.zeros_like(core), 3 * jnp.sqrt(jnp.maximum(core, wing)))
-        low, high = jax.lax.fori_loop(0, 40, halve, start)
-        return low + high
-
-
-_gaussian_stamp = Program(GaussianPSF.drawn)
-_moffat_stamp = Program(MoffatPSF.drawn)
-_double_gaussian_stamp = Program(DoubleGaussianPSF.drawn)
-_double_gaussian_fwhm = Program(DoubleGaussianPSF.half_light_width)
+        return _double_gaussian_width(self.sigma_core, self.sigma_wing, self.wing_fraction)
 
 
 class ImagePSF(AbstractPSF):
@@ -349,6 +299,69 @@ def _circular_gaussian(sigma: Float[Array, ""], edge: int) -> Float[Array, "edge
     scaled = 1 / (math.sqrt(2) * sigma)
     profile = 0.5 * (erf((x + 0.5) * scaled) - erf((x - 0.5) * scaled))
     return profile[:, None] * profile[None, :]
+
+
+@Program
+def _gaussian(
+    sigma: Float[Array, " band"], ellipticity: Float[Array, "band 2"] | None, edge: int
+) -> Float[AnyArray, "band edge edge"]:
+    """Stamps of Gaussians."""
+    if ellipticity is None:
+        return _normalized(jax.vmap(lambda sigma: _circular_gaussian(sigma, edge))(sigma))
+
+    def profile(r2: Array, sigma: Array) -> Array:
+        return jnp.exp(-0.5 * r2 / sigma**2)
+
+    return _elliptical_stamp(profile, edge, ellipticity, sigma)
+
+
+@Program
+def _moffat(
+    width: Float[Array, " band"],
+    beta: Float[Array, " band"],
+    ellipticity: Float[Array, "band 2"] | None,
+    edge: int,
+) -> Float[AnyArray, "band edge edge"]:
+    """Stamps of Moffat functions."""
+    alpha = width / (2 * jnp.sqrt(2 ** (1 / beta) - 1))
+
+    def profile(r2: Array, alpha: Array, beta: Array) -> Array:
+        return (1 + r2 / alpha**2) ** -beta
+
+    return _elliptical_stamp(profile, edge, ellipticity, alpha, beta)
+
+
+@Program
+def _double_gaussian(
+    core: Float[Array, " band"], wing: Float[Array, " band"], share: Float[Array, " band"], edge: int
+) -> Float[AnyArray, "band edge edge"]:
+    """Stamps of double Gaussians."""
+
+    def one(core: Array, wing: Array, share: Array) -> Array:
+        return (1 - share) * _circular_gaussian(core, edge) + share * _circular_gaussian(wing, edge)
+
+    return _normalized(jax.vmap(one)(core, wing, share))
+
+
+@Program
+def _double_gaussian_width(
+    core: Float[Array, " band"], wing: Float[Array, " band"], share: Float[Array, " band"]
+) -> Float[Array, " band"]:
+    """FWHM of double Gaussians."""
+    core, wing = core**2, wing**2
+    a, b = (1 - share) / core, share / wing
+
+    def excess(r: Array) -> Array:
+        return a * jnp.exp(-0.5 * r**2 / core) + b * jnp.exp(-0.5 * r**2 / wing) - 0.5 * (a + b)
+
+    def halve(_: int | Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        return jnp.where(excess(middle) > 0, middle, low), jnp.where(excess(middle) > 0, high, middle)
+
+    start = (jnp.zeros_like(core), 3 * jnp.sqrt(jnp.maximum(core, wing)))
+    low, high = jax.lax.fori_loop(0, 40, halve, start)
+    return low + high
 
 
 def _elliptical_stamp(

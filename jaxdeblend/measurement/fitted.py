@@ -1,9 +1,9 @@
 """What the public verbs of the room take: a fit, or a blend, and an observation of the same pixels."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from ..fitting.loop import RESULTS
 from ..fitting.record import checksum, without_record
@@ -27,6 +27,15 @@ class Fitted(Protocol):
     @property
     def status(self) -> Int[AnyArray, ""]:
         """Value of `jaxdeblend.RESULTS`."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A fit that was measured already, as `jaxdeblend.Deblended`."""
+
+    def measured_on(self, obs: Observation) -> tuple[Any, Float[AnyArray, "source band y x"]] | None:
+        """Measurements and source models, if they are those of this very observation."""
         ...
 
 

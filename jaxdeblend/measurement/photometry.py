@@ -9,12 +9,12 @@ from ..fitting.initialize import lies_inside
 from ..fitting.loop import RESULTS
 from ..fitting.render import Terms, render_terms, sum_terms
 from ..instrument.noise_units import in_noise_units
-from ..instrument.observation import Observation
+from ..instrument.observation import Observation, background_rms
 from ..model.blend import Blend
 from ..ops import apportion, lstsq, moments
-from ..runtime.host import AnyArray
+from ..runtime.host import AnyArray, device_array
 from ..runtime.programs import Program
-from .fitted import Fitted, blend_and_status, blend_on, check_observation, needs_spectra
+from .fitted import Fitted, Measured, blend_and_status, blend_on, check_observation, needs_spectra
 from .flags import Flag
 
 SHARPER = 1.02
@@ -41,6 +41,7 @@ class Apportioned(eqx.Module):
     Examples
     --------
     >>> import jax.numpy as jnp
+    import numpy as np
     >>> import jaxdeblend as jd
     >>> shares = jd.Apportioned(children=jnp.ones((2, 1, 4, 4)), unassigned=jnp.zeros((1, 4, 4)))
     >>> float(shares.children.sum(axis=0)[0, 0, 0])
@@ -121,6 +122,7 @@ def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: b
     Examples
     --------
     >>> import jax.numpy as jnp
+    import numpy as np
     >>> import jaxdeblend as jd
     >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
     >>> blend = jd.Blend.of([jd.PointSource((8, 8), jnp.array([30.0]))], frame=(16, 16))
@@ -130,17 +132,28 @@ def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: b
     """
     blend, _ = blend_and_status(fitted)
     check_observation(blend, obs)
+    measured = fitted.measured_on(obs) if isinstance(fitted, Measured) and not refit_spectra else None
     refit = needs_spectra(blend, obs) if refit_spectra is None else refit_spectra
     obs, unit = in_noise_units(obs)
-    shares = _apportion_flux(blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit), obs)
+    if measured is None:
+        shares = _apportion_flux(blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit), obs)
+    else:
+        shares = _divided(device_array(measured[1], obs.images.dtype), obs.images, obs.weights)
     return shares if unit == 1.0 else jax.tree.map(lambda image: image * unit, shares)
 
 
 @Program
 def _apportion_flux(blend: Blend, obs: Observation) -> Apportioned:
-    models = sum_terms(blend, obs, render_terms(blend, obs))
-    floor = 0.01 * obs.background_rms[:, None, None]
-    children, rest = apportion.apportion(models, jnp.asarray(obs.images), jnp.asarray(obs.weights > 0), floor)
+    return _divided(sum_terms(blend, obs, render_terms(blend, obs)), obs.images, obs.weights)
+
+
+@Program
+def _divided(
+    models: Float[Array, "source band y x"], images: Float[AnyArray, "band y x"], weights: Float[AnyArray, "band y x"]
+) -> Apportioned:
+    """Images divided in proportion to models."""
+    floor = 0.01 * jnp.asarray(background_rms(weights), models.dtype)[:, None, None]
+    children, rest = apportion.apportion(models, jnp.asarray(images), jnp.asarray(weights > 0), floor)
     return Apportioned(children, rest)
 
 

@@ -194,3 +194,48 @@ def test_observations_of_other_pixels_or_bands_are_refused(unfinished, verb):
         verb(result, observe(np.zeros((2, 20, 20))))
     with pytest.raises(ValueError, match="obs: got 1 bands for a blend of 2"):
         verb(result, observe(np.zeros((1, 19, 20))))
+
+
+# ---- what deblend measured already
+
+
+def galaxies(extra=0.0):
+    """Two galaxies on noise, with more light at one pixel."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:30, :30]
+    images = 40 * np.exp(-0.5 * ((y - 11) ** 2 + (x - 10) ** 2) / 7) + 30 * np.exp(
+        -0.5 * ((y - 17) ** 2 + (x - 19) ** 2) / 5
+    )
+    images = images[None] + rng.normal(size=(1, 30, 30))
+    images[0, 25, 4] += extra
+    psf = np.asarray(jd.GaussianPSF([1.5]).stamp(15))
+    return jd.Observation(images.astype(np.float32), np.ones((1, 30, 30)), psf, bands=["r"])
+
+
+POSITIONS = [(11.0, 10.0), (17.0, 19.0)]
+
+
+def test_what_was_measured_is_what_a_new_measurement_gives():
+    obs = galaxies()
+    result = jd.deblend(obs, POSITIONS)
+    assert result.measured_on(obs) is not None
+    known, new = jd.measure(result, obs), jd.measure(result.blend, obs)
+    for name in known.colnames:
+        np.testing.assert_allclose(np.asarray(known[name]), np.asarray(new[name]), rtol=1e-3, atol=1e-4, err_msg=name)
+    known, new = jd.apportion_flux(result, obs), jd.apportion_flux(result.blend, obs)
+    np.testing.assert_allclose(known.children, new.children, atol=0.02)
+    np.testing.assert_allclose(known.children.sum(axis=0) + known.unassigned, obs.images, atol=1e-4)
+
+
+def test_what_was_measured_is_of_that_observation_alone():
+    obs, other = galaxies(), galaxies(extra=3.0)
+    result = jd.deblend(obs, POSITIONS)
+    assert result.measured_on(other) is None
+    assert jd.measure(result, other)["flux_r"][0] != jd.measure(result, obs)["flux_r"][0]
+
+
+def test_an_observation_that_lost_pixels_is_measured_as_it_is_given():
+    """A hit is left out of the fit, and of the measurements of `deblend`; `measure` takes all pixels."""
+    obs = galaxies(extra=300.0)
+    result = jd.deblend(obs, POSITIONS)
+    assert result.measured_on(obs) is None
