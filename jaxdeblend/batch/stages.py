@@ -5,6 +5,7 @@ need the programs that refine first models.
 """
 
 import functools
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,8 +36,11 @@ from ..model.component import FactorizedComponent
 from ..model.constraint import AbstractConstraint
 from ..model.morphology import ImageMorphology
 from ..model.prior import AbstractPrior
-from ..runtime.host import AnyArray, usable_cores
+from ..runtime.cache import keep_programs
+from ..runtime.host import AnyArray, is_interactive, usable_cores
 from ..runtime.programs import Program
+
+logger = logging.getLogger(__name__)
 
 Packed = dict[str, PyTree]
 """One blend as packed by `jaxdeblend.batch.plan.pack`."""
@@ -166,6 +170,8 @@ def compile_side_by_side(blend: Packed, settings: Settings) -> None:
             return compiled.result
 
         obs = result_of(prepare, pixels)
+        if prepare.prepared(pixels).is_new and is_interactive():
+            _say_that_it_compiles()
         if "start" in blend:
             initial = result_of(extend, blend["start"], obs, sources, settings.stamp_edge, settings.options)
             rules = None
@@ -176,6 +182,18 @@ def compile_side_by_side(blend: Packed, settings: Settings) -> None:
             rules = settings.options.constraints, settings.options.priors
         fit, found, terms = result_of(optimize, initial, obs, rules, settings.optimizer)
         result_of(examine, found, obs, fit.status, terms)
+
+
+@functools.cache  # once is enough
+def _say_that_it_compiles() -> None:
+    """Tell a person who waits for what, and how not to."""
+    folder = keep_programs()
+    kept = "they are not kept (JAXDEBLEND_CACHE)" if folder is None else f"they are kept in {folder}"
+    logger.warning(
+        "compiling the programs for blends of this shape, which takes about 20 s; %s for later processes. Blends of "
+        "similar shapes need no others. `jaxdeblend warmup` compiles ahead of time.",
+        kept,
+    )
 
 
 def _under(blend: Blend, rules: Rules) -> Blend:

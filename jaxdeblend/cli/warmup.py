@@ -11,6 +11,9 @@ from ..batch import deblend_batch
 from ..instrument.observation import Observation
 from ..instrument.psf import GaussianPSF
 
+BRIGHT = 1e5
+"""Flux of the star in units of a pixel's noise."""
+
 
 def run_warmup(
     bands: tuple[str, ...],
@@ -19,7 +22,7 @@ def run_warmup(
     psf_edge: int,
     say: Callable[[str], None],
 ) -> None:
-    """Deblend one empty blend of each shape.
+    """Deblend one blend of each shape, with a star so bright that all programs are needed.
 
     Parameters
     ----------
@@ -34,13 +37,21 @@ def run_warmup(
     say
         Called with one line after each program.
     """
-    psf = GaussianPSF(np.full(len(bands), 1.5)).stamp(psf_edge)
+    stamps = GaussianPSF(np.full(len(bands), 1.5)).stamp(psf_edge)
     for size, count in itertools.product(sizes, sources):
-        images = np.zeros((len(bands), size, size), np.float32)
-        obs = Observation(images, np.ones_like(images), np.asarray(psf), bands=bands)
+        images = _star(np.asarray(stamps), size)
+        obs = Observation(images, np.ones_like(images), np.asarray(stamps), bands=bands)
         began = time.perf_counter()
-        deblend_batch([(obs, np.full((count, 2), (size - 1) / 2))])
+        deblend_batch([(obs, np.full((count, 2), size // 2))])
         say(f"{size} pixels, {count} sources: {time.perf_counter() - began:.1f} s")
+
+
+def _star(stamps: np.ndarray, size: int) -> np.ndarray:
+    """A star in the middle of images of an edge."""
+    reach = [(0, 0), (size, size), (size, size)]
+    first = size + stamps.shape[-1] // 2 - size // 2
+    inside = slice(first, first + size)
+    return (BRIGHT * np.pad(stamps, reach)[:, inside, inside]).astype(np.float32)
 
 
 @click.command("warmup")

@@ -4,6 +4,7 @@ Host work in NumPy compiles nothing, so that inputs of ever new shapes cost no c
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -93,6 +94,17 @@ def default_dtype() -> np.dtype:
     'f'
     """
     return jax.dtypes.canonicalize_dtype(float)
+
+
+def is_interactive() -> bool:
+    """Whether somebody types what this process does: in a notebook, or at the prompt of Python.
+
+    Examples
+    --------
+    >>> is_interactive()
+    False
+    """
+    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
 
 
 def usable_cores() -> int:

@@ -1,9 +1,9 @@
-"""Large compiled programs: their compile options, and a bound on how many a process keeps.
+"""Compiled programs, and a bound on how many a process keeps.
 
 XLA compiles every fused operation of a CPU program to an object of its own, which takes three memory mappings. Linux
-gives a process 65 530 (``vm.max_map_count``) and the process dies when they are used up. A blend's program takes about
-800 with jaxlib 0.10 (older emitters, see `OPTIONS`) and about 2100 with jaxlib 0.12, which has no older emitters: 30
-programs are too many. So the programs that were not used for the longest time are dropped before there is no room for
+gives a process 65 530 (``vm.max_map_count``) and the process dies when they are used up. The programs of a blend take
+about 800 with jaxlib 0.10 and about 2100 with jaxlib 0.12 (`jaxdeblend.runtime.options`): those of 30 shapes are too
+many. So the programs that were not used for the longest time are dropped before there is no room for
 another one. Only programs of this package are dropped, never those of the user.
 """
 
@@ -11,9 +11,8 @@ import functools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -25,6 +24,7 @@ from jax.sharding import SingleDeviceSharding
 
 from .cache import keep_programs
 from .host import share_of_mappings
+from .options import compile_options
 from .structures import description_of, tree_of
 from .traced import SETTINGS, Traced, alone, digest_of, load, save
 
@@ -32,18 +32,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
-
-OPTIONS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
-    # With the older emitters, jaxlib 0.10 compiles a blend's program in two thirds of the time (14.9 s, not 22.7 s), in
-    # 40 % of the memory and with 40 % of the mappings; the program is as fast. jaxlib 0.12 does not have them.
-    {"cpu": MappingProxyType({"xla_cpu_use_fusion_emitters": False})}
-)
-"""Compile options by platform. An option that the installed jaxlib does not know is left out."""
-
-ONE_CORE: Mapping[str, Mapping[str, bool]] = MappingProxyType(
-    {"cpu": MappingProxyType({"xla_cpu_multi_thread_eigen": False})}
-)
-"""Options of programs that run side by side, each on one core."""
 
 CROWDED = 0.75
 """Share of the memory mappings of a process above which programs are dropped before another one is compiled."""
@@ -202,6 +190,11 @@ class Compiled:
         return made.tree(made.function(given, kept))
 
     @property
+    def is_new(self) -> bool:
+        """Whether it was traced, but not compiled, and no earlier process did so either."""
+        return self._made is not None and self._made.lowered is not None and not self._made.known
+
+    @property
     def result(self) -> Any:
         """The result, with a `jax.ShapeDtypeStruct` for each array."""
         assert self._made is not None
@@ -254,6 +247,7 @@ class Compiled:
             lowered=jitted.lower(given, kept),
             shapes=[jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in traced.exported.out_avals],
             tree=tree,
+            known=known is not None,
             new=None if known else (folder, digest, traced),
         )
 
@@ -274,6 +268,7 @@ class Compiled:
             lowered=lowered,
             shapes=jax.tree.map(lambda known: jax.ShapeDtypeStruct(known.shape, known.dtype), lowered.out_info),
             tree=lambda result: eqx.combine(result[0], result[1].value),
+            known=False,
             new=None,
         )
 
@@ -322,6 +317,8 @@ class _Made(NamedTuple):
         What it returns, with `jax.ShapeDtypeStruct` for arrays.
     tree
         The result of the program from what the function returns.
+    known
+        Whether another process traced it.
     new
         Folder, digest and traced program if this process traced it and it can be kept.
     """
@@ -330,6 +327,7 @@ class _Made(NamedTuple):
     lowered: Any
     shapes: Any
     tree: Callable[[Any], Any]
+    known: bool
     new: tuple[Path, str, Traced] | None
 
 
@@ -376,39 +374,6 @@ class _Kept:
 
 KEPT = _Kept()
 """All compiled programs of the package in this process, as `jax.jit` keeps its own."""
-
-
-def compile_options(platform: str, one_core: bool = False) -> dict[str, bool]:
-    """Compile options for a platform, as far as the installed jaxlib knows them.
-
-    Examples
-    --------
-    >>> compile_options("gpu")
-    {}
-    """
-    wanted = dict(OPTIONS.get(platform, {}))
-    if one_core:
-        wanted.update(ONE_CORE.get(platform, {}))
-    return {name: value for name, value in wanted.items() if is_known(platform, name, value)}
-
-
-@functools.cache
-def is_known(platform: str, name: str, value: bool) -> bool:
-    """Whether the installed jaxlib knows a compile option; it is asked by compiling a constant.
-
-    Examples
-    --------
-    >>> is_known("cpu", "no_such_option", True)
-    False
-    """
-    device = jax.local_devices(backend=platform)[0]
-    try:
-        with jax.default_device(device):
-            jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
-    except jax.errors.JaxRuntimeError as error:
-        logger.debug("compile option %s is left out: %s", name, error)
-        return False
-    return True
 
 
 def _is_array(leaf: Any) -> bool:

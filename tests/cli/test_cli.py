@@ -9,9 +9,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import QTable, Table
 
+import jaxdeblend as jd
 from jaxdeblend.cli import run
 from jaxdeblend.io import read_exposure, read_models, read_psf
 from tests import star_field
+from tests.compilations import compilations
 
 pytest.importorskip("click")
 pytest.importorskip("tqdm")
@@ -280,3 +282,16 @@ def test_warmup_compiles_every_combination(capsys):
     )
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["20 pixels, 1 sources", "20 pixels, 2 sources"]
+
+
+def test_after_warmup_bright_blends_compile_nothing(capsys, rng):
+    """Those whose first models are refined need a program more than faint ones."""
+    assert run(["warmup", "--bands", "g", "--size", "20", "--sources", "2", "--psf-edge", "15"]) == 0
+    psf = np.asarray(jd.GaussianPSF([1.4]).stamp(15))
+    images = rng.normal(size=(1, 20, 20)).astype(np.float32)
+    images[:, 3:18, 2:17] += 5000 * psf
+    obs = jd.Observation(images, np.ones_like(images), psf, bands=["g"])
+    with compilations() as names:
+        jd.deblend(obs, [(10.0, 9.0)])
+    stages = ("prepare", "begin", "refine", "compose", "optimize", "examine")
+    assert not {*names} & {f"jit({stage})" for stage in stages}

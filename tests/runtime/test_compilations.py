@@ -1,6 +1,5 @@
 """Public functions are compiled: a bounded number of programs at the first call, none at the next of these shapes."""
 
-import contextlib
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -8,28 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src import monitoring as _monitoring  # the public module cannot take a listener away again
 
 import jaxdeblend as jd
+from tests.compilations import compilations
 
 SHAPE = (2, 23, 26)  # of no other test: programs are compiled here
 BANDS = ("g", "r")
-
-
-@contextlib.contextmanager
-def compilations():
-    """List of the programs that are compiled, or loaded from the compilation cache."""
-    names = []
-
-    def listen(event, _, **known):
-        if event.endswith("/backend_compile_duration"):
-            names.append(known.get("fun_name", "?"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        _monitoring.unregister_event_duration_listener(listen)
 
 
 def observation(seed):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdeblend.runtime import programs
+from jaxdeblend.runtime import options, programs
 from jaxdeblend.runtime.host import MAPPINGS
-from jaxdeblend.runtime.programs import Program, compile_options, is_known
+from jaxdeblend.runtime.options import compile_options, is_known
+from jaxdeblend.runtime.programs import Program
 
 
 def counted(**options):
@@ -110,7 +111,7 @@ def test_dropped_programs_give_their_mappings_back(monkeypatch):
 
 
 def test_options_that_jaxlib_does_not_know_are_left_out(monkeypatch, caplog):
-    monkeypatch.setattr(programs, "OPTIONS", {"cpu": {"xla_no_such_option": True}})
+    monkeypatch.setattr(options, "OPTIONS", {"cpu": {"xla_no_such_option": True}})
     is_known.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="jaxdeblend"):
         for n in (1, 2):
