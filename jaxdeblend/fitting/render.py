@@ -1,12 +1,15 @@
 """The model as observed."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..instrument.noise_units import in_double
 from ..instrument.observation import Observation
 from ..model.blend import Blend
+from ..runtime.host import default_dtype
 from ..runtime.programs import Program
 from .record import without_record
 
@@ -38,7 +41,7 @@ def render(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
     >>> round(float(jd.render(blend, obs).sum()), 2)
     3.0
     """
-    return _render(without_record(blend), obs)
+    return _render(without_record(blend), _of_single_precision(obs))
 
 
 def render_arrays(blend: Blend, obs: Observation) -> Float[Array, "band y x"]:
@@ -82,12 +85,20 @@ def render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band 
     >>> jd.render_sources(jd.Blend.of([star, star], frame=(32, 32)), obs).shape
     (2, 1, 32, 32)
     """
-    return _render_sources(without_record(blend), obs)
+    return _render_sources(without_record(blend), _of_single_precision(obs))
 
 
 @Program
 def _render_sources(blend: Blend, obs: Observation) -> Float[Array, "source band y x"]:
     return sum_terms(blend, obs, render_terms(blend, obs))
+
+
+def _of_single_precision(obs: Observation) -> Observation:
+    """The observation without pixels if single precision does not hold them: what is rendered does not need them."""
+    if not in_double(obs):
+        return obs
+    blank = np.zeros(obs.images.shape, default_dtype())
+    return eqx.tree_at(lambda o: (o.images, o.weights), obs, (blank, blank))
 
 
 def render_terms(blend: Blend, obs: Observation) -> Terms:

@@ -14,18 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
 from ..runtime.host import AnyArray, device_array, host_or_device
 from ..runtime.inputs import plain_numbers
-from ..runtime.programs import Program
+from . import profiles
+from .profiles import check_edge, normalized
 
 SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
 """FWHM of a Gaussian of σ = 1."""
-
-NODES, WEIGHTS = (values / 2 for values in np.polynomial.legendre.leggauss(6))
-"""Gauss–Legendre nodes and weights on one pixel, [-1/2, 1/2]."""
 
 
 class AbstractPSF(eqx.Module):
@@ -120,7 +117,7 @@ class GaussianPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
-        return _gaussian(self.sigma, self.ellipticity, edge)
+        return profiles.gaussian(self.sigma, self.ellipticity, edge)
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM = 2 √(2 ln 2) σ of the profile before the pixel."""
@@ -169,7 +166,7 @@ class MoffatPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
-        return _moffat(self.width, self.beta, self.ellipticity, edge)
+        return profiles.moffat(self.width, self.beta, self.ellipticity, edge)
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM of the profile before the pixel."""
@@ -222,11 +219,11 @@ class DoubleGaussianPSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge."""
-        return _double_gaussian(self.sigma_core, self.sigma_wing, self.wing_fraction, edge)
+        return profiles.double_gaussian(self.sigma_core, self.sigma_wing, self.wing_fraction, edge)
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM of the profile before the pixel, by bisection of the half-light level."""
-        return _double_gaussian_width(self.sigma_core, self.sigma_wing, self.wing_fraction)
+        return profiles.double_gaussian_width(self.sigma_core, self.sigma_wing, self.wing_fraction)
 
 
 class ImagePSF(AbstractPSF):
@@ -261,7 +258,7 @@ class ImagePSF(AbstractPSF):
         _check_stamps(array)
         self.edge = max(array.shape[-2:])
         square = _resized(array[None] if array.ndim == 2 else array, self.edge)
-        self.stamps = _normalized(square)
+        self.stamps = normalized(square)
 
     @property
     def n_bands(self) -> int:
@@ -270,7 +267,7 @@ class ImagePSF(AbstractPSF):
 
     def stamp(self, edge: int) -> Float[AnyArray, "band edge edge"]:
         """Unit-sum stamp of odd edge: padded with zeros, or cropped and normalised again."""
-        return _normalized(_resized(self.stamps, edge))
+        return normalized(_resized(self.stamps, edge))
 
     def fwhm(self) -> Float[Array, " band"]:
         """FWHM of the circle whose area is that of the region above half of the maximum.
@@ -293,121 +290,9 @@ def _finer(edge: int) -> Float[np.ndarray, "fine edge"]:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _circular_gaussian(sigma: Float[Array, ""], edge: int) -> Float[Array, "edge edge"]:
-    _check_edge(edge)
-    x = jnp.arange(edge, dtype=sigma.dtype) - (edge - 1) // 2
-    scaled = 1 / (math.sqrt(2) * sigma)
-    profile = 0.5 * (erf((x + 0.5) * scaled) - erf((x - 0.5) * scaled))
-    return profile[:, None] * profile[None, :]
-
-
-@Program
-def _gaussian(
-    sigma: Float[Array, " band"], ellipticity: Float[Array, "band 2"] | None, edge: int
-) -> Float[AnyArray, "band edge edge"]:
-    """Stamps of Gaussians."""
-    if ellipticity is None:
-        return _normalized(jax.vmap(lambda sigma: _circular_gaussian(sigma, edge))(sigma))
-
-    def profile(r2: Array, sigma: Array) -> Array:
-        return jnp.exp(-0.5 * r2 / sigma**2)
-
-    return _elliptical_stamp(profile, edge, ellipticity, sigma)
-
-
-@Program
-def _moffat(
-    width: Float[Array, " band"],
-    beta: Float[Array, " band"],
-    ellipticity: Float[Array, "band 2"] | None,
-    edge: int,
-) -> Float[AnyArray, "band edge edge"]:
-    """Stamps of Moffat functions."""
-    alpha = width / (2 * jnp.sqrt(2 ** (1 / beta) - 1))
-
-    def profile(r2: Array, alpha: Array, beta: Array) -> Array:
-        return (1 + r2 / alpha**2) ** -beta
-
-    return _elliptical_stamp(profile, edge, ellipticity, alpha, beta)
-
-
-@Program
-def _double_gaussian(
-    core: Float[Array, " band"], wing: Float[Array, " band"], share: Float[Array, " band"], edge: int
-) -> Float[AnyArray, "band edge edge"]:
-    """Stamps of double Gaussians."""
-
-    def one(core: Array, wing: Array, share: Array) -> Array:
-        return (1 - share) * _circular_gaussian(core, edge) + share * _circular_gaussian(wing, edge)
-
-    return _normalized(jax.vmap(one)(core, wing, share))
-
-
-@Program
-def _double_gaussian_width(
-    core: Float[Array, " band"], wing: Float[Array, " band"], share: Float[Array, " band"]
-) -> Float[Array, " band"]:
-    """FWHM of double Gaussians."""
-    core, wing = core**2, wing**2
-    a, b = (1 - share) / core, share / wing
-
-    def excess(r: Array) -> Array:
-        return a * jnp.exp(-0.5 * r**2 / core) + b * jnp.exp(-0.5 * r**2 / wing) - 0.5 * (a + b)
-
-    def halve(_: int | Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        return jnp.where(excess(middle) > 0, middle, low), jnp.where(excess(middle) > 0, high, middle)
-
-    start = (jnp.zeros_like(core), 3 * jnp.sqrt(jnp.maximum(core, wing)))
-    low, high = jax.lax.fori_loop(0, 40, halve, start)
-    return low + high
-
-
-def _elliptical_stamp(
-    profile: Callable[..., Array],
-    edge: int,
-    ellipticity: Float[Array, "band 2"] | None,
-    *parameters: Float[Array, " band"],
-) -> Float[AnyArray, "band edge edge"]:
-    """Integrate profile(r², *parameters) over the pixels for every band."""
-    _check_edge(edge)
-    dtype = parameters[0].dtype
-    pixel = jnp.arange(edge, dtype=dtype) - (edge - 1) // 2
-    x = (pixel[:, None] + jnp.asarray(NODES, dtype)[None, :]).reshape(-1)
-    weight = jnp.tile(jnp.asarray(WEIGHTS, dtype), edge)
-    if ellipticity is None:
-        ellipticity = jnp.zeros((parameters[0].shape[0], 2), dtype)
-
-    def one(shape: Array, *values: Array) -> Array:
-        samples = profile(elliptical_radius2(x[:, None], x[None, :], shape), *values)
-        weighted = weight[:, None] * samples * weight[None, :]
-        return weighted.reshape(edge, len(NODES), edge, len(NODES)).sum(axis=(1, 3))
-
-    return _normalized(jax.vmap(one)(ellipticity, *parameters))
-
-
-def elliptical_radius2(y: Array, x: Array, shape: Array) -> Array:
-    """Squared elliptical radius of unit Jacobian: xᵀ Q⁻¹ x with Q = [[1 + e1, e2], [e2, 1 - e1]] / √(1 - e²).
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> float(elliptical_radius2(jnp.array(3.0), jnp.array(4.0), jnp.zeros(2)))
-    25.0
-    """
-    e1, e2 = shape
-    norm = jnp.sqrt(1 - e1**2 - e2**2)
-    return ((1 - e1) * x**2 - 2 * e2 * x * y + (1 + e1) * y**2) / norm
-
-
-def _normalized(stamps: Float[AnyArray, "band y x"]) -> Float[AnyArray, "band y x"]:
-    return stamps / stamps.sum(axis=(-2, -1), keepdims=True)
-
-
 def _resized(stamps: Float[AnyArray, "band y x"], edge: int) -> Float[AnyArray, "band edge edge"]:
     """Pad with zeros or crop about the middle pixel to an odd square."""
-    _check_edge(edge)
+    check_edge(edge)
     xp = jnp if isinstance(stamps, jax.Array) else np
     margins = [(edge - have) // 2 for have in stamps.shape[-2:]]
     cut = tuple(
@@ -428,11 +313,6 @@ def _of_usual_size(stamps: object) -> object:
     largest = float(np.abs(array).max())
     usual = 1e-10 <= largest <= 1e10 or largest == 0 or not np.isfinite(largest)
     return array if usual else array.astype(np.float64) / largest
-
-
-def _check_edge(edge: int) -> None:
-    if edge % 2 == 0 or edge < 1:
-        raise ValueError(f"edge: got {edge}; a PSF stamp needs an odd edge so that its centre is a pixel.")
 
 
 def _check_stamps(stamps: AnyArray) -> None:

@@ -41,7 +41,6 @@ class Apportioned(eqx.Module):
     Examples
     --------
     >>> import jax.numpy as jnp
-    import numpy as np
     >>> import jaxdeblend as jd
     >>> shares = jd.Apportioned(children=jnp.ones((2, 1, 4, 4)), unassigned=jnp.zeros((1, 4, 4)))
     >>> float(shares.children.sum(axis=0)[0, 0, 0])
@@ -122,7 +121,6 @@ def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: b
     Examples
     --------
     >>> import jax.numpy as jnp
-    import numpy as np
     >>> import jaxdeblend as jd
     >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
     >>> blend = jd.Blend.of([jd.PointSource((8, 8), jnp.array([30.0]))], frame=(16, 16))

@@ -20,17 +20,8 @@ from jax.core import Tracer
 from jax.scipy.special import erf
 from jaxtyping import Array, Bool, Float, Int
 
-from ..instrument.psf import (
-    NODES,
-    SIGMA_TO_FWHM,
-    WEIGHTS,
-    AbstractPSF,
-    DoubleGaussianPSF,
-    GaussianPSF,
-    ImagePSF,
-    MoffatPSF,
-    elliptical_radius2,
-)
+from ..instrument.profiles import NODES, WEIGHTS, elliptical_radius2
+from ..instrument.psf import SIGMA_TO_FWHM, AbstractPSF, DoubleGaussianPSF, GaussianPSF, ImagePSF, MoffatPSF
 from ..runtime.host import AnyArray, default_dtype
 
 ITERATIONS = 50

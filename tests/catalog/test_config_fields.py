@@ -14,7 +14,7 @@ from astropy.table import Table
 
 import jaxdeblend as jd
 from jaxdeblend import DeblendConfig, deblend_catalog
-from jaxdeblend.batch import lanes
+from jaxdeblend.batch import stages
 from jaxdeblend.catalog import running
 from jaxdeblend.catalog.distribute import Job, fit_chunk, sent
 from tests.scenes import PSF_SIGMA, gaussian
@@ -404,7 +404,7 @@ def test_spectra_of_both_kinds_come_of_one_program(runs, monkeypatch):
         raise AssertionError("a program is traced")
 
     runs.fitted()
-    monkeypatch.setattr(lanes, "initialize_arrays", trace)
+    monkeypatch.setattr(stages, "first_models", trace)
     assert len(runs.fitted(set_spectra=False, catch_failures=False).finished) == 4
 
 
