@@ -56,12 +56,15 @@ class Calls:
     def __init__(self, bucket: Bucket, settings: Settings):
         self.bucket, self.settings = bucket, settings
         self.memory = bucket.memory
+        self._is_first = True
 
     def call(self, group: list[Numbered]) -> list[tuple[int, Deblended]]:
         """Deblend a numbered blend."""
         ((number, item),) = group
         blend = lane_of(pack([item], self.bucket, 1), 0)
-        compile_side_by_side(blend, self.settings)
+        if self._is_first:
+            compile_side_by_side(blend, self.settings)
+            self._is_first = False
         output = deblend_one(blend, self.settings)
         return [(number, unpack(jax.device_get(output), item))]
 

@@ -94,7 +94,7 @@ class Program(Generic[P, R]):
     def has(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether there is a program for such arguments."""
         key, _, _ = self._key(*jax.tree.flatten((args, kwargs)))
-        return KEPT.count(lambda known: known == key) > 0
+        return KEPT.has(key)
 
     @property
     def n_compiled(self) -> int:
@@ -357,6 +357,11 @@ class _Kept:
                 program = self._programs[key] = compiled()
             self._programs.move_to_end(key)
             return program
+
+    def has(self, key: Hashable) -> bool:
+        """Whether there is a program of this key."""
+        with self._lock:
+            return key in self._programs
 
     def count(self, condition: Callable[[Any], bool]) -> int:
         """Number of programs whose key fulfils a condition."""
