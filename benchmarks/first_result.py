@@ -52,7 +52,7 @@ def report(name: str) -> dict[str, object]:
 
 
 def in_new_process(name: str, part: str, folder: str) -> dict[str, object]:
-    """What one process prints whose compiled programs are kept in a folder."""
+    """Figures of a new process whose compiled programs are kept in a folder."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     command = [sys.executable, "-m", "benchmarks.first_result", "--set", name, "--part", part]
     environment = inherited | {"JAXDEBLEND_CACHE": folder}

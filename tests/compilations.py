@@ -1,4 +1,4 @@
-"""What JAX compiles meanwhile."""
+"""Count the programs that JAX compiles."""
 
 import contextlib
 

@@ -20,7 +20,7 @@ PACKAGE = Path(jaxdeblend.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 500
 LATE = {"detection/chi2.py": {"scipy"}, "measurement/table.py": {"astropy"}}
-"""What files may import in functions, as few who load them need it, or only later."""
+"""Packages that a file may import inside functions, as few who load it need them, or only later."""
 OPTIONAL = ("click", "dask", "distributed", "h5py", "matplotlib", "pandas", "pyarrow", "threadpoolctl", "tqdm")
 
 

@@ -1,4 +1,4 @@
-"""What is loaded when: no package before something is called that needs it."""
+"""Packages are loaded when something is called that needs them, and not before."""
 
 import ast
 import inspect

@@ -6,6 +6,7 @@ need the programs that refine first models.
 
 import functools
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +69,11 @@ class Settings(eqx.Module):
     optimizer: ProximalAdam
     stamp_edge: int = eqx.field(static=True)
 
+    @functools.cached_property
+    def plain_options(self) -> Initialization:
+        """Options without constraints and priors, which nothing but the fit depends on."""
+        return eqx.tree_at(lambda options: (options.constraints, options.priors), self.options, ((), ()))
+
     def start(self, blend: Packed) -> Problem:
         """The first model of a blend, ready to be fitted."""
         obs = observation_of(blend)
@@ -83,38 +89,40 @@ class Settings(eqx.Module):
 
 
 @functools.partial(Program, one_core=True)
-def prepare(pixels: Packed) -> Observation:
+def prepare_observation(pixels: Packed) -> Observation:
     """The observation with its kernels."""
     return observation_of(pixels)
 
 
 @functools.partial(Program, one_core=True)
-def begin(obs: Observation, sources: Packed, edge: int, options: Initialization) -> tuple[FirstModels, Bool[Array, ""]]:
-    """First models of all sources, and whether `refine` would change them."""
+def expand_sources(
+    obs: Observation, sources: Packed, edge: int, options: Initialization
+) -> tuple[FirstModels, Bool[Array, ""]]:
+    """First models of all sources, and whether `refine_models` would change them."""
     models = first_models(obs, sources["centers"], sources["errors"], sources["active"], edge, options)
     return models, models.can_be_refined
 
 
 @functools.partial(Program, one_core=True)
-def refine(models: FirstModels, obs: Observation) -> FirstModels:
+def refine_models(models: FirstModels, obs: Observation) -> FirstModels:
     """First models with points found, and bright galaxies corrected."""
     return refined(models, obs)
 
 
 @functools.partial(Program, one_core=True)
-def compose(models: FirstModels, obs: Observation, options: Initialization) -> Blend:
+def make_blend(models: FirstModels, obs: Observation, options: Initialization) -> Blend:
     """The blend of these sources."""
     return blend_of(models, obs, options)
 
 
 @functools.partial(Program, one_core=True)
-def extend(start: Blend, obs: Observation, sources: Packed, edge: int, options: Initialization) -> Blend:
+def extend_blend(start: Blend, obs: Observation, sources: Packed, edge: int, options: Initialization) -> Blend:
     """A fitted blend, and the sources that join it."""
     return extend_arrays(start, obs, sources["centers"], sources["errors"], sources["active"], edge, options)
 
 
 @functools.partial(Program, one_core=True)
-def optimize(
+def fit_blend(
     blend: Blend, obs: Observation, rules: Rules | None, optimizer: ProximalAdam
 ) -> tuple[FitResult, Blend, Terms]:
     """The fit under other rules than those of the blend, if any; its blend without rules; and the terms of that."""
@@ -124,64 +132,60 @@ def optimize(
 
 
 @functools.partial(Program, one_core=True)
-def examine(
+def measure_blend(
     blend: Blend, obs: Observation, status: Int[AnyArray, ""], terms: Terms
 ) -> tuple[Measurements, Float[Array, "source band y x"]]:
     """Measurements, and each source as observed."""
     return measure_arrays(blend, obs, status, terms)
 
 
-# ----------------------------------------------------------------------------------------------------------- in turn
+# --------------------------------------------------------------------------------------------- one after the other
 
 
 def deblend_one(blend: Packed, settings: Settings) -> Output:
     """Initialize, fit and measure one packed blend."""
-    pixels, sources = _parts(blend)
-    obs = prepare(pixels)
-    if "start" in blend:
-        initial = extend(blend["start"], obs, sources, settings.stamp_edge, settings.options)
-        rules = None  # each source has its own
-    else:
-        plain = _without_rules(settings.options)
-        models, can_be_refined = begin(obs, sources, settings.stamp_edge, plain)
-        if np.asarray(can_be_refined):
-            models = refine(models, obs)
-        initial = compose(models, obs, plain)
-        rules = settings.options.constraints, settings.options.priors
-    fit, found, terms = optimize(initial, obs, rules, settings.optimizer)
-    measurements, source_models = examine(found, obs, fit.status, terms)
-    return fit, measurements, source_models
+    return _in_sequence(blend, settings, lambda program, *args: program(*args))
 
 
 def compile_side_by_side(blend: Packed, settings: Settings) -> None:
-    """Compile the programs that `deblend_one` needs for such a blend at the same time, but for `refine`.
+    """Compile the programs that `deblend_one` needs for such a blend at the same time, but for `refine_models`.
 
     They are traced one after the other; each is compiled by another thread meanwhile. If the first of them is there
     already, nothing is done: others that are missing, as the fit for another prior, are compiled when they are called.
     """
-    pixels, sources = _parts(blend)
-    if prepare.has(pixels):
+    if prepare_observation.has(_parts(blend)[0]):
         return
     with ThreadPoolExecutor(usable_cores()) as pool:
 
         def result_of(program: Program[..., Any], *args: Any) -> Any:
             compiled = program.prepared(*args)
+            if compiled.is_new and is_interactive():
+                _say_that_it_compiles()
             pool.submit(compiled.compile)
             return compiled.result
 
-        obs = result_of(prepare, pixels)
-        if prepare.prepared(pixels).is_new and is_interactive():
-            _say_that_it_compiles()
-        if "start" in blend:
-            initial = result_of(extend, blend["start"], obs, sources, settings.stamp_edge, settings.options)
-            rules = None
-        else:
-            plain = _without_rules(settings.options)
-            models, _ = result_of(begin, obs, sources, settings.stamp_edge, plain)
-            initial = result_of(compose, models, obs, plain)
-            rules = settings.options.constraints, settings.options.priors
-        fit, found, terms = result_of(optimize, initial, obs, rules, settings.optimizer)
-        result_of(examine, found, obs, fit.status, terms)
+        _in_sequence(blend, settings, result_of)
+
+
+def _in_sequence(blend: Packed, settings: Settings, call: Callable[..., Any]) -> Any:
+    """All stages of a blend, each by a function of the program and its arguments; an `Output`, or its shapes."""
+    pixels, sources = _parts(blend)
+    options = settings.options
+    obs = call(prepare_observation, pixels)
+    if "start" in blend:
+        initial = call(extend_blend, blend["start"], obs, sources, settings.stamp_edge, options)
+        rules = None  # each source has its own
+    else:
+        plain = settings.plain_options
+        models, can_be_refined = call(expand_sources, obs, sources, settings.stamp_edge, plain)
+        # while programs are compiled, nobody knows the value
+        if not isinstance(can_be_refined, jax.ShapeDtypeStruct) and np.asarray(can_be_refined):
+            models = call(refine_models, models, obs)
+        initial = call(make_blend, models, obs, plain)
+        rules = options.constraints, options.priors
+    fit, found, terms = call(fit_blend, initial, obs, rules, settings.optimizer)
+    measurements, source_models = call(measure_blend, found, obs, fit.status, terms)
+    return fit, measurements, source_models
 
 
 @functools.cache  # once is enough
@@ -208,13 +212,8 @@ def _under(blend: Blend, rules: Rules) -> Blend:
     return Blend(blend.centers, blend.center_prior, tuple(stacks), blend.active, blend.frame, blend.record)
 
 
-def _without_rules(options: Initialization) -> Initialization:
-    """Options without constraints and priors, which nothing but the fit depends on."""
-    return eqx.tree_at(lambda o: (o.constraints, o.priors), options, ((), ()))
-
-
 def _parts(blend: Packed) -> tuple[Packed, Packed]:
-    """What is known of the pixels, and of the sources."""
+    """Pixels and PSFs of a packed blend, and its sources."""
     sources = {name: blend[name] for name in ("centers", "errors", "active")}
     pixels = {name: value for name, value in blend.items() if name not in (*sources, "start")}
     return pixels, sources

@@ -39,6 +39,15 @@ class Measured(Protocol):
         ...
 
 
+def measurements_at_hand(
+    fitted: object, obs: Observation, refit_spectra: bool | None
+) -> tuple[Any, Float[AnyArray, "source band y x"]] | None:
+    """Measurements and source models of a fit that was measured on this very observation, unless others are wanted."""
+    if refit_spectra or not isinstance(fitted, Measured):
+        return None
+    return fitted.measured_on(obs)
+
+
 def blend_and_status(fitted: Blend | Fitted) -> tuple[Blend, Int[AnyArray, ""] | int]:
     """The blend, and how its fit ended; a blend that did not come from a fit counts as converged."""
     if not isinstance(fitted, Blend):

@@ -14,7 +14,7 @@ from ..model.blend import Blend
 from ..ops import apportion, lstsq, moments
 from ..runtime.host import AnyArray, device_array
 from ..runtime.programs import Program
-from .fitted import Fitted, Measured, blend_and_status, blend_on, check_observation, needs_spectra
+from .fitted import Fitted, blend_and_status, blend_on, check_observation, measurements_at_hand, needs_spectra
 from .flags import Flag
 
 SHARPER = 1.02
@@ -130,13 +130,13 @@ def apportion_flux(fitted: Blend | Fitted, obs: Observation, *, refit_spectra: b
     """
     blend, _ = blend_and_status(fitted)
     check_observation(blend, obs)
-    measured = fitted.measured_on(obs) if isinstance(fitted, Measured) and not refit_spectra else None
+    at_hand = measurements_at_hand(fitted, obs, refit_spectra)
     refit = needs_spectra(blend, obs) if refit_spectra is None else refit_spectra
     obs, unit = in_noise_units(obs)
-    if measured is None:
+    if at_hand is None:
         shares = _apportion_flux(blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit), obs)
     else:
-        shares = _divided(device_array(measured[1], obs.images.dtype), obs.images, obs.weights)
+        shares = _divided(device_array(at_hand[1], obs.images.dtype), obs.images, obs.weights)
     return shares if unit == 1.0 else jax.tree.map(lambda image: image * unit, shares)
 
 

@@ -16,7 +16,7 @@ from ..instrument.observation import Observation
 from ..model.blend import Blend
 from ..runtime.host import AnyArray
 from .columns import IMAGE_UNIT, MEASURED_COLUMNS, ColumnInfo, of_bands
-from .fitted import Fitted, Measured, blend_and_status, blend_on, check_observation, needs_spectra
+from .fitted import Fitted, blend_and_status, blend_on, check_observation, measurements_at_hand, needs_spectra
 from .photometry import Measurements, measure_jit
 
 if TYPE_CHECKING:
@@ -90,10 +90,9 @@ def measure(
     active = np.asarray(blend.active)
     if not active.any():
         return table_of(empty_measurements(len(obs.bands)), obs.bands, wcs=wcs, unit=obs.unit)
-    if isinstance(fitted, Measured) and not refit_spectra and status is None:
-        measured = fitted.measured_on(obs)
-        if measured is not None:
-            return table_of(_select(measured[0], active), obs.bands, wcs=wcs, unit=obs.unit)
+    at_hand = measurements_at_hand(fitted, obs, refit_spectra) if status is None else None
+    if at_hand is not None:
+        return table_of(_select(at_hand[0], active), obs.bands, wcs=wcs, unit=obs.unit)
     refit = needs_spectra(blend, obs) if refit_spectra is None else refit_spectra
     obs, unit = in_noise_units(obs)
     on_data = blend_on(blend.scaled(1 / unit), obs, refit_spectra=refit)

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax import export
 from jax.core import Tracer
 from jax.interpreters.partial_eval import DynamicJaxprTracer
@@ -26,7 +27,7 @@ from .cache import keep_programs
 from .host import share_of_mappings
 from .options import compile_options
 from .structures import description_of, tree_of
-from .traced import SETTINGS, Traced, alone, digest_of, load, save
+from .traced import SETTINGS, Traced, compiled_files, digest_of, load, locked, remove_damaged, save
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 CROWDED = 0.75
 """Share of the memory mappings of a process above which programs are dropped before another one is compiled."""
+
+ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+"""Classes of leaves that are arrays, or stand for one."""
 
 TRACING = threading.RLock()
 """Held while JAX traces a program: two threads that trace at the same time may disturb each other."""
@@ -78,9 +82,10 @@ class Program(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compile the function for these arguments, if that is not done, and call it."""
         leaves, structure = jax.tree.flatten((args, kwargs))
-        if any(isinstance(leaf, DynamicJaxprTracer) for leaf in leaves):
+        tracers = [leaf for leaf in leaves if isinstance(leaf, Tracer)]
+        if any(isinstance(leaf, DynamicJaxprTracer) for leaf in tracers):
             return self.function(*args, **kwargs)
-        if any(isinstance(leaf, Tracer) for leaf in leaves):  # of jax.grad or jax.vmap without jax.jit
+        if tracers:  # of jax.grad or jax.vmap without jax.jit
             return self._transformed(*args, **kwargs)
         compiled, arrays = self._compiled(leaves, structure)
         return compiled(*self._parted(args, arrays))
@@ -109,9 +114,8 @@ class Program(Generic[P, R]):
 
     def _key(self, leaves: list[Any], structure: Any) -> tuple[Hashable, tuple[Hashable, ...], list[Any]]:
         """Key of the program for arguments of these leaves, the leaves without arrays, and the arrays."""
-        is_array = [_is_array(leaf) for leaf in leaves]
-        arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
-        static = tuple(_ARRAY if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
+        arrays = [leaf for leaf in leaves if isinstance(leaf, ARRAYS)]
+        static = tuple(_ARRAY if isinstance(leaf, ARRAYS) else leaf for leaf in leaves)
         shapes = tuple((array.shape, array.dtype) for array in arrays)
         return (self, _device_of(arrays), _trace_settings(), structure, static, shapes), static, arrays
 
@@ -119,14 +123,14 @@ class Program(Generic[P, R]):
         """The arrays whose memory may be taken over, and the others; each with None where the other list has it."""
         if not self.donated:
             return [None] * len(arrays), arrays
-        donated = []
+        is_donated = []
         for index, arg in enumerate(args):
-            n_arrays = sum(map(_is_array, jax.tree.leaves(arg)))
-            donated += [index in self.donated] * n_arrays
-        donated += [False] * (len(arrays) - len(donated))  # arrays of keyword arguments
-        given = [array if taken else None for array, taken in zip(arrays, donated, strict=True)]
-        kept = [None if taken else array for array, taken in zip(arrays, donated, strict=True)]
-        return given, kept
+            n_arrays = sum(isinstance(leaf, ARRAYS) for leaf in jax.tree.leaves(arg))
+            is_donated += [index in self.donated] * n_arrays
+        is_donated += [False] * (len(arrays) - len(is_donated))  # arrays of keyword arguments
+        donated = [array if taken else None for array, taken in zip(arrays, is_donated, strict=True)]
+        kept = [None if taken else array for array, taken in zip(arrays, is_donated, strict=True)]
+        return donated, kept
 
 
 class _Call(NamedTuple):
@@ -144,15 +148,15 @@ class _Call(NamedTuple):
     structure: Any
     static: tuple[Hashable, ...]
 
-    def __call__(self, given: list[Any], kept: list[Any]) -> Any:
+    def __call__(self, donated: list[Any], kept: list[Any]) -> Any:
         """Result of the function while it is traced."""
-        args, kwargs = self.arguments(given, kept)
+        args, kwargs = self.arguments(donated, kept)
         with TRACING:
             return self.function(*args, **kwargs)
 
-    def arguments(self, given: list[Any], kept: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, donated: list[Any], kept: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with these arrays: those whose memory may be taken over, and the others."""
-        arrays = iter([two if one is None else one for one, two in zip(given, kept, strict=True)])
+        arrays = iter([b if a is None else a for a, b in zip(donated, kept, strict=True)])
         leaves = [next(arrays) if leaf is _ARRAY else leaf for leaf in self.static]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -179,104 +183,108 @@ class Compiled:
         self._call, self._device = call, device
         self._options = compile_options(device.platform, one_core)
         self._tracing, self._compiling = threading.RLock(), threading.RLock()
-        self._made: _Made | None = None
+        self._jitted: _Jitted | None = None
         self._is_compiled = False
 
-    def __call__(self, given: list[Any], kept: list[Any]) -> Any:
+    def __call__(self, donated: list[Any], kept: list[Any]) -> Any:
         """Result for these arrays: those whose memory may be taken over, and the others."""
-        made = self.trace(given, kept)
+        jitted = self.trace(donated, kept)
         if not self._is_compiled:
             self.compile()
-        return made.tree(made.function(given, kept))
+        return jitted.result_of(jitted.function(donated, kept))
 
     @property
     def is_new(self) -> bool:
         """Whether it was traced, but not compiled, and no earlier process did so either."""
-        return self._made is not None and self._made.lowered is not None and not self._made.known
+        return self._jitted is not None and self._jitted.lowered is not None and not self._jitted.is_loaded
 
     @property
     def result(self) -> Any:
         """The result, with a `jax.ShapeDtypeStruct` for each array."""
-        assert self._made is not None
-        return self._made.tree(self._made.shapes)
+        assert self._jitted is not None
+        return self._jitted.result_of(self._jitted.shapes)
 
-    def trace(self, given: list[Any], kept: list[Any]) -> "_Made":
+    def trace(self, donated: list[Any], kept: list[Any]) -> "_Jitted":
         """Trace the function, or load what another process traced, if that is not done."""
         with self._tracing:
-            if self._made is None:
-                self._made = self._stored(given, kept) or self._traced(given, kept)
-            return self._made
+            if self._jitted is None:
+                self._jitted = self._stored(donated, kept) or self._traced(donated, kept)
+            return self._jitted
 
     def compile(self) -> None:
         """Compile what was traced, if that is not done."""
         with self._compiling:
-            made = self._made
-            if self._is_compiled or made is None:
+            jitted = self._jitted
+            if self._is_compiled or jitted is None:
                 return
-            if made.new is None:
-                made.lowered.compile()
+            if jitted.unsaved is None:
+                jitted.lowered.compile()
             else:
-                folder, digest, traced = made.new
-                with alone(folder, digest):
-                    made.lowered.compile()
-                    save(folder, digest, traced)
-            self._made = made._replace(lowered=None, new=None)
+                folder, digest, traced = jitted.unsaved
+                with locked(folder, digest):
+                    before = compiled_files(folder, self._call.name)
+                    jitted.lowered.compile()
+                    after = compiled_files(folder, self._call.name)
+                    written = dict(after.items() - before.items())
+                    save(folder, digest, traced._replace(compiled=written))
+            self._jitted = jitted._replace(lowered=None, unsaved=None)
             self._is_compiled = True
 
-    def _stored(self, given: list[Any], kept: list[Any]) -> "_Made | None":
+    def _stored(self, donated: list[Any], kept: list[Any]) -> "_Jitted | None":
         """The program from the store of traced programs, or a new one for it; None if it cannot be kept."""
         folder = keep_programs()
         if folder is None:
             return None
-        digest = digest_of(self._call.function, self._device.platform, self._call.arguments(given, kept))
+        digest = digest_of(self._call.function, self._device.platform, self._call.arguments(donated, kept))
         if digest is None:
             return None
         known = load(folder, digest)
-        traced = known or _exported(self._call, self._device.platform, given, kept)
+        damaged = known is not None and remove_damaged(folder, known.compiled)
+        traced = known or _exported(self._call, self._device.platform, donated, kept)
         if traced is None:
             return None
         leaves, structure = jax.tree.flatten(tree_of(traced.result, lambda _: _ARRAY))
 
-        def tree(arrays: list[Any]) -> Any:
+        def result_of(arrays: list[Any]) -> Any:
             remaining = iter(arrays)
             return jax.tree.unflatten(structure, [next(remaining) if leaf is _ARRAY else leaf for leaf in leaves])
 
-        jitted = self._jitted(traced.exported.call)
-        return _Made(
+        jitted = self._jit(traced.exported.call)
+        return _Jitted(
             function=jitted,
-            lowered=jitted.lower(given, kept),
+            lowered=jitted.lower(donated, kept),
             shapes=[jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in traced.exported.out_avals],
-            tree=tree,
-            known=known is not None,
-            new=None if known else (folder, digest, traced),
+            result_of=result_of,
+            is_loaded=known is not None,
+            unsaved=(folder, digest, traced) if known is None or damaged else None,
         )
 
-    def _traced(self, given: list[Any], kept: list[Any]) -> "_Made":
+    def _traced(self, donated: list[Any], kept: list[Any]) -> "_Jitted":
         """The program by way of `jax.jit` alone."""
         call = self._call  # a reference to this object would keep dropped programs alive
 
-        def function(given: list[Any], kept: list[Any]) -> tuple[Any, _Static]:
-            result, static = eqx.partition(call(given, kept), eqx.is_array)
+        def function(donated: list[Any], kept: list[Any]) -> tuple[Any, _Static]:
+            result, static = eqx.partition(call(donated, kept), eqx.is_array)
             # types that may still change ("weak") would be another program for who gets them
             result = jax.tree.map(lambda array: jax.lax.convert_element_type(array, array.dtype), result)
             return result, _Static(static)
 
-        jitted = self._jitted(function)
-        lowered = jitted.lower(given, kept)
-        return _Made(
+        jitted = self._jit(function)
+        lowered = jitted.lower(donated, kept)
+        return _Jitted(
             function=jitted,
             lowered=lowered,
             shapes=jax.tree.map(lambda known: jax.ShapeDtypeStruct(known.shape, known.dtype), lowered.out_info),
-            tree=lambda result: eqx.combine(result[0], result[1].value),
-            known=False,
-            new=None,
+            result_of=lambda result: eqx.combine(result[0], result[1].value),
+            is_loaded=False,
+            unsaved=None,
         )
 
-    def _jitted(self, function: Callable[..., Any]) -> Any:
+    def _jit(self, function: Callable[..., Any]) -> Any:
         """A jitted function. It is a new one each time, so that it can be dropped."""
 
-        def named(given: list[Any], kept: list[Any]) -> Any:
-            return function(given, kept)
+        def named(donated: list[Any], kept: list[Any]) -> Any:
+            return function(donated, kept)
 
         named.__name__ = named.__qualname__ = self._call.name
         # Where arguments and result lie is said, as JAX would compile again for other mixtures of NumPy and JAX arrays.
@@ -284,19 +292,19 @@ class Compiled:
         return jax.jit(named, donate_argnums=0, in_shardings=here, out_shardings=here, compiler_options=self._options)
 
 
-def _exported(call: _Call, platform: str, given: list[Any], kept: list[Any]) -> Traced | None:
+def _exported(call: _Call, platform: str, donated: list[Any], kept: list[Any]) -> Traced | None:
     """A function, traced so that it can be kept; None if that cannot be."""
     described = []
 
-    def function(given: list[Any], kept: list[Any]) -> list[Any]:
-        result = call(given, kept)
+    def function(donated: list[Any], kept: list[Any]) -> list[Any]:
+        result = call(donated, kept)
         described.append(description_of(result))
-        return [leaf for leaf in jax.tree.leaves(result) if _is_array(leaf)]
+        return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, ARRAYS)]
 
     function.__name__ = function.__qualname__ = call.name
     target = "cpu" if platform == "cpu" else export.default_export_platform()
     try:
-        exported = export.export(jax.jit(function), platforms=[target])(given, kept)
+        exported = export.export(jax.jit(function), platforms=[target])(donated, kept)
         exported = export.deserialize(exported.serialize())  # now as it is for later processes
     except Exception as error:  # also an error of the function itself, which is raised when it is traced as usual
         logger.debug("%s is not kept: %s", call.name, error)
@@ -304,31 +312,31 @@ def _exported(call: _Call, platform: str, given: list[Any], kept: list[Any]) -> 
     return Traced(exported, described[-1])
 
 
-class _Made(NamedTuple):
-    """A traced function.
+class _Jitted(NamedTuple):
+    """A jitted function, traced and lowered.
 
     Attributes
     ----------
     function
         Jitted function of both lists of arrays.
     lowered
-        The same, lowered; None when it is compiled.
+        Its lowered form; None when it is compiled.
     shapes
-        What it returns, with `jax.ShapeDtypeStruct` for arrays.
-    tree
-        The result of the program from what the function returns.
-    known
-        Whether another process traced it.
-    new
-        Folder, digest and traced program if this process traced it and it can be kept.
+        Value of the function with `jax.ShapeDtypeStruct` for arrays.
+    result_of
+        Result of the program from the value of the function.
+    is_loaded
+        Whether an earlier process traced it.
+    unsaved
+        Folder, digest and traced program, if it is to be saved when it is compiled.
     """
 
     function: Callable[..., Any]
     lowered: Any
     shapes: Any
-    tree: Callable[[Any], Any]
-    known: bool
-    new: tuple[Path, str, Traced] | None
+    result_of: Callable[[Any], Any]
+    is_loaded: bool
+    unsaved: tuple[Path, str, Traced] | None
 
 
 _ARRAY = object()
@@ -349,7 +357,7 @@ class _Kept:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, compiled: Callable[[], Compiled]) -> Compiled:
-        """The program of a key; made by `compiled` if there is none."""
+        """The program of a key; jitted by `compiled` if there is none."""
         with self._lock:
             program = self._programs.get(key)
             if program is None:
@@ -379,11 +387,6 @@ class _Kept:
 
 KEPT = _Kept()
 """All compiled programs of the package in this process, as `jax.jit` keeps its own."""
-
-
-def _is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array, or stands for one."""
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _trace_settings() -> tuple[Any, ...]:

@@ -57,10 +57,13 @@ class Traced(NamedTuple):
         Function of lists of arrays, to a list of arrays.
     result
         Description of the PyTree that these arrays belong to, for `jaxdeblend.runtime.structures.tree_of`.
+    compiled
+        Checksums of the files in JAX's compilation cache that were written for it.
     """
 
     exported: export.Exported
     result: Any
+    compiled: dict[str, str] = {}
 
 
 def digest_of(function: Callable[..., Any], target: str, args: Any) -> str | None:
@@ -103,8 +106,9 @@ def load(folder: Path, digest: str) -> Traced | None:
             return None
         body = content[len(MAGIC) + hashlib.sha256().digest_size :]
         length = int.from_bytes(body[:8], "little")
-        result = json.loads(body[8 : 8 + length])
-        traced = Traced(export.deserialize(bytearray(body[8 + length :])), result)
+        header = json.loads(body[8 : 8 + length])
+        exported = export.deserialize(bytearray(body[8 + length :]))
+        traced = Traced(exported, header["result"], header["compiled"])
         with contextlib.suppress(OSError):
             os.utime(path)  # used just now
     except FileNotFoundError:
@@ -117,9 +121,9 @@ def load(folder: Path, digest: str) -> Traced | None:
 
 def save(folder: Path, digest: str, traced: Traced) -> None:
     """Keep a traced program; where that fails, nothing is kept."""
-    result = json.dumps(traced.result).encode()
+    header = json.dumps({"result": traced.result, "compiled": traced.compiled}).encode()
     try:
-        body = len(result).to_bytes(8, "little") + result + bytes(traced.exported.serialize())
+        body = len(header).to_bytes(8, "little") + header + bytes(traced.exported.serialize())
         (folder / FOLDER).mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder / FOLDER, prefix=".new-", delete=False) as file:
             file.write(MAGIC + hashlib.sha256(body).digest() + body)
@@ -128,8 +132,32 @@ def save(folder: Path, digest: str, traced: Traced) -> None:
         logger.debug("a traced program is not kept: %s", error)
 
 
+def compiled_files(folder: Path, name: str) -> dict[str, str]:
+    """Checksums of the files that JAX keeps for compiled programs of a name."""
+    checksums = {}
+    for path in folder.glob(f"jit_{name}-*-cache"):
+        with contextlib.suppress(OSError):
+            checksums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return checksums
+
+
+def remove_damaged(folder: Path, compiled: dict[str, str]) -> bool:
+    """Delete files of JAX's compilation cache that are not as they were written; whether there were any.
+
+    JAX warns of each at every start, and does not replace them.
+    """
+    damaged = False
+    for name, checksum in compiled.items():
+        path = folder / name
+        with contextlib.suppress(OSError):
+            if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+                damaged = True
+                path.unlink()
+    return damaged
+
+
 @contextlib.contextmanager
-def alone(folder: Path, digest: str) -> Iterator[None]:
+def locked(folder: Path, digest: str) -> Iterator[None]:
     """Wait until no other process traces and compiles the same program, and keep others from it meanwhile."""
     if fcntl is None:
         yield

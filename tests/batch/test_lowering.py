@@ -44,14 +44,16 @@ def test_the_stages_of_a_blend(item):
         assert exported.platforms == ("cuda", "tpu")
         return found[name]
 
-    obs = lower("prepare", stages.prepare.function, pixels)
-    first, _ = lower("begin", lambda obs, sources: stages.begin.function(obs, sources, edge, options), obs, sources)
-    lower("refine", stages.refine.function, first, obs)
-    start = lower("compose", stages.compose.function, first, obs, options)
-    fit, plain, terms = lower(
-        "optimize", lambda start, obs: stages.optimize.function(start, obs, None, optimizer), start, obs
+    obs = lower("prepare_observation", stages.prepare_observation.function, pixels)
+    first, _ = lower(
+        "expand_sources", lambda obs, sources: stages.expand_sources.function(obs, sources, edge, options), obs, sources
     )
-    lower("examine", stages.examine.function, plain, obs, fit.status, terms)
+    lower("refine_models", stages.refine_models.function, first, obs)
+    start = lower("make_blend", stages.make_blend.function, first, obs, options)
+    fit, plain, terms = lower(
+        "fit_blend", lambda start, obs: stages.fit_blend.function(start, obs, None, optimizer), start, obs
+    )
+    lower("measure_blend", stages.measure_blend.function, plain, obs, fit.status, terms)
 
 
 def test_a_turn_of_lanes(item):

@@ -293,5 +293,5 @@ def test_after_warmup_bright_blends_compile_nothing(capsys, rng):
     obs = jd.Observation(images, np.ones_like(images), psf, bands=["g"])
     with compilations() as names:
         jd.deblend(obs, [(10.0, 9.0)])
-    stages = ("prepare", "begin", "refine", "compose", "optimize", "examine")
+    stages = ("prepare_observation", "expand_sources", "refine_models", "make_blend", "fit_blend", "measure_blend")
     assert not {*names} & {f"jit({stage})" for stage in stages}

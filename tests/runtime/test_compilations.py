@@ -31,7 +31,7 @@ def positions(seed):
 
 @dataclass
 class Case:
-    """What public functions are called with: the same shapes for each seed, with other numbers."""
+    """Arguments of public functions: of the same shapes for each seed, with other numbers."""
 
     seed: int
     obs: jd.Observation

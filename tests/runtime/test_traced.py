@@ -141,10 +141,10 @@ def test_a_process_waits_for_the_one_that_compiles(tmp_path):
 
     def second():
         waits.set()
-        with traced.alone(tmp_path, "digest"):
+        with traced.locked(tmp_path, "digest"):
             order.append("second")
 
-    with traced.alone(tmp_path, "digest"):
+    with traced.locked(tmp_path, "digest"):
         thread = threading.Thread(target=second)
         thread.start()
         assert waits.wait(10)
@@ -204,6 +204,18 @@ def test_programs_are_kept_in_the_folder_of_the_user(tmp_path):
     output = in_another_process(COMPILE, XDG_CACHE_HOME=str(tmp_path))
     assert output.startswith(f"(3,) {tmp_path / 'jaxdeblend'}")
     assert len(list(tmp_path.glob("jaxdeblend/*/traced/*"))) == 1
+
+
+def test_damaged_compiled_programs_are_replaced_in_silence(tmp_path):
+    """JAX by itself warns of each in every process."""
+    settings = {"JAXDEBLEND_CACHE": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    expected = in_another_process(COMPILE, **settings)
+    (path,) = tmp_path.glob("*/jit_second_moments-*-cache")
+    damaged = path.read_bytes()[:-50]
+    path.write_bytes(damaged)
+    for _ in range(2):
+        assert in_another_process(COMPILE, PYTHONWARNINGS="error::UserWarning", **settings) == expected
+        assert path.read_bytes() != damaged
 
 
 def test_the_folder_can_be_chosen_and_switched_off(tmp_path):
