@@ -39,7 +39,7 @@ from ..model.morphology import ImageMorphology
 from ..model.prior import AbstractPrior
 from ..runtime.cache import keep_programs
 from ..runtime.host import AnyArray, is_interactive, usable_cores
-from ..runtime.programs import Program
+from ..runtime.programs import Compiled, Program
 
 logger = logging.getLogger(__name__)
 
@@ -156,15 +156,15 @@ def compile_side_by_side(blend: Packed, settings: Settings) -> None:
     if prepare_observation.has(_parts(blend)[0]):
         return
     with ThreadPoolExecutor(usable_cores()) as pool:
+        _in_sequence(blend, settings, lambda program, *args: _compiled_by(pool, program.prepared(*args)))
 
-        def result_of(program: Program[..., Any], *args: Any) -> Any:
-            compiled = program.prepared(*args)
-            if compiled.is_new and is_interactive():
-                _say_that_it_compiles()
-            pool.submit(compiled.compile)
-            return compiled.result
 
-        _in_sequence(blend, settings, result_of)
+def _compiled_by(pool: ThreadPoolExecutor, compiled: Compiled) -> Any:
+    """Let a thread of the pool compile a program; the shapes of its result."""
+    if compiled.is_new and is_interactive():
+        _say_that_it_compiles()
+    pool.submit(compiled.compile)
+    return compiled.result
 
 
 def _in_sequence(blend: Packed, settings: Settings, call: Callable[..., Any]) -> Any:
@@ -178,7 +178,7 @@ def _in_sequence(blend: Packed, settings: Settings, call: Callable[..., Any]) ->
     else:
         plain = settings.plain_options
         models, can_be_refined = call(expand_sources, obs, sources, settings.stamp_edge, plain)
-        # while programs are compiled, nobody knows the value
+        # the value is not known while programs are only compiled
         if not isinstance(can_be_refined, jax.ShapeDtypeStruct) and np.asarray(can_be_refined):
             models = call(refine_models, models, obs)
         initial = call(make_blend, models, obs, plain)
@@ -190,7 +190,7 @@ def _in_sequence(blend: Packed, settings: Settings, call: Callable[..., Any]) ->
 
 @functools.cache  # once is enough
 def _say_that_it_compiles() -> None:
-    """Tell a person who waits for what, and how not to."""
+    """Log that programs are compiled, where they are kept, and how to compile them ahead of time."""
     folder = keep_programs()
     kept = "they are not kept (JAXDEBLEND_CACHE)" if folder is None else f"they are kept in {folder}"
     logger.warning(

@@ -130,6 +130,6 @@ def normalized(stamps: Float[AnyArray, "band y x"]) -> Float[AnyArray, "band y x
 
 
 def check_edge(edge: int) -> None:
-    """Refuse an edge that has no middle."""
+    """Refuse an even edge, as the centre must be a pixel."""
     if edge % 2 == 0 or edge < 1:
         raise ValueError(f"edge: got {edge}; a PSF stamp needs an odd edge so that its centre is a pixel.")

@@ -21,7 +21,7 @@ LARGEST_SIZE = 2 * 1024**3
 """Bytes that the folder may hold; beyond, what was not used for the longest time is deleted."""
 
 LEFT = 0.8
-"""Share of `LARGEST_SIZE` that is left then."""
+"""Share of `LARGEST_SIZE` that is left then, so that the next programs find room without deleting."""
 
 LEAST_SECONDS = 0.1
 """Compile time from which on JAX keeps a program; it would be 1 s, and many of ours take less."""

@@ -97,7 +97,7 @@ def default_dtype() -> np.dtype:
 
 
 def is_interactive() -> bool:
-    """Whether somebody types what this process does: in a notebook, or at the prompt of Python.
+    """Whether the process is interactive: a notebook, or the prompt of Python.
 
     Examples
     --------

@@ -3,8 +3,8 @@
 XLA compiles every fused operation of a CPU program to an object of its own, which takes three memory mappings. Linux
 gives a process 65 530 (``vm.max_map_count``) and the process dies when they are used up. The programs of a blend take
 about 800 with jaxlib 0.10 and about 2100 with jaxlib 0.12 (`jaxdeblend.runtime.options`): those of 30 shapes are too
-many. So the programs that were not used for the longest time are dropped before there is no room for
-another one. Only programs of this package are dropped, never those of the user.
+many. So the programs that were not used for the longest time are dropped before there is no room for another one. Only
+programs of this package are dropped, never those of the user.
 """
 
 import functools
@@ -265,7 +265,7 @@ class Compiled:
 
         def function(donated: list[Any], kept: list[Any]) -> tuple[Any, _Static]:
             result, static = eqx.partition(call(donated, kept), eqx.is_array)
-            # types that may still change ("weak") would be another program for who gets them
+            # weak types would compile each program that takes the result a second time
             result = jax.tree.map(lambda array: jax.lax.convert_element_type(array, array.dtype), result)
             return result, _Static(static)
 
@@ -287,7 +287,7 @@ class Compiled:
             return function(donated, kept)
 
         named.__name__ = named.__qualname__ = self._call.name
-        # Where arguments and result lie is said, as JAX would compile again for other mixtures of NumPy and JAX arrays.
+        # The device is named because JAX would compile again for each other mixture of NumPy and JAX arrays.
         here = SingleDeviceSharding(self._device)
         return jax.jit(named, donate_argnums=0, in_shardings=here, out_shardings=here, compiler_options=self._options)
 
@@ -357,7 +357,7 @@ class _Kept:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, compiled: Callable[[], Compiled]) -> Compiled:
-        """The program of a key; jitted by `compiled` if there is none."""
+        """The program of a key; made by `compiled` if there is none."""
         with self._lock:
             program = self._programs.get(key)
             if program is None:

@@ -113,7 +113,7 @@ def load(folder: Path, digest: str) -> Traced | None:
             os.utime(path)  # used just now
     except FileNotFoundError:
         return None
-    except Exception as error:  # from another version of JAX, or no file that can be read: it is made again
+    except Exception as error:  # of another version of JAX, or unreadable: it is traced again
         logger.debug("%s is ignored: %s", path, error)
         return None
     return traced
@@ -177,7 +177,7 @@ def locked(folder: Path, digest: str) -> Iterator[None]:
             yield
         finally:
             with contextlib.suppress(OSError):
-                path.unlink()  # who waits for it finds the program
+                path.unlink()  # processes that wait then find the program
 
 
 def _is_locked(file: Any) -> bool:
