@@ -81,6 +81,12 @@ class Bucket:
     start: Hashable = None
 
     @property
+    def text(self) -> str:
+        """In words, for which blends the program is."""
+        sources = self.n_sources + self.n_start
+        return f"up to {self.image_edge} x {self.image_edge} pixels, {sources} sources, {self.n_bands} bands"
+
+    @property
     def cost(self) -> int:
         """What buckets are ordered by, about the time of a call."""
         return self.image_edge**2 * (self.n_sources + self.n_start)

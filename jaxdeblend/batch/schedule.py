@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from ..fitting.initialize import Initialization
 from ..fitting.ladder import rung
 from ..fitting.optimizer import ProximalAdam
 from ..runtime.host import host_memory, settings_of_this_thread, usable_cores
+from ..runtime.progress import announce
 from .lanes import Calls, Lanes, Numbered, Settings
 from .plan import Bucket
 from .result import Deblended
@@ -107,21 +109,23 @@ class Schedule:
         self.held = 0
         self.ahead = READ_AHEAD if limits.lanes is None and jax.default_backend() == "cpu" else LANES_AHEAD
         self.workers = _workers()
+        self.began: dict[Bucket, float] = {}
 
     def run(self, numbered: Iterable[Numbered]) -> Iterator[tuple[int, Deblended]]:
         """Numbers and results as they finish."""
         source, as_here = iter(numbered), settings_of_this_thread()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="jaxdeblend") as pool:
-            try:
-                while True:
-                    exhausted = self._read(source)
-                    self._send_incomplete(exhausted)
-                    self._submit(pool, as_here)
-                    if not self.running:
-                        return
-                    yield from self._finished()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="jaxdeblend")
+        try:
+            while True:
+                exhausted = self._read(source)
+                self._send_incomplete(exhausted)
+                self._submit(pool, as_here)
+                if not self.running:
+                    return
+                yield from self._finished()
+        finally:
+            # whoever interrupts does not wait for what is being compiled or fitted
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, source: Iterator[Numbered]) -> bool:
         """Sort blends into groups; whether there are no more."""
@@ -170,7 +174,7 @@ class Schedule:
         for bucket, group in self.ready:
             if self._may_run(bucket):
                 if bucket not in self.compiled:
-                    _announce(bucket)
+                    self._preparing(bucket)
                 self.running[pool.submit(call, bucket, group)] = bucket
             else:
                 waiting.append((bucket, group))
@@ -189,15 +193,29 @@ class Schedule:
     def _finished(self) -> Iterator[tuple[int, Deblended]]:
         """Results of the calls that end next."""
         for future in wait(self.running, return_when=FIRST_COMPLETED).done:
-            self.compiled.add(self.running.pop(future))
+            bucket = self.running.pop(future)
             results = future.result()
+            if bucket not in self.compiled:
+                self._prepared(bucket)
             self.held -= len(results)
             yield from results
 
+    def _preparing(self, bucket: Bucket) -> None:
+        """Say for which blends programs are compiled or loaded."""
+        self.began[bucket] = time.monotonic()
+        n_known = max(len(self.limits.expected), len(self.programs))
+        announce("programs %d of %d: %s", len(self.began), n_known, bucket.text)
+        _warn_if_beyond_ladder(bucket)
 
-def _announce(bucket: Bucket) -> None:
-    """Say what is compiled, aloud if it is for one blend alone."""
-    logger.debug("compiling %s", bucket)
+    def _prepared(self, bucket: Bucket) -> None:
+        """Say how long it took."""
+        self.compiled.add(bucket)
+        seconds = time.monotonic() - self.began[bucket]
+        announce("ready after %.1f s: %s", seconds, bucket.text)
+
+
+def _warn_if_beyond_ladder(bucket: Bucket) -> None:
+    """Warn of programs that are compiled for one blend alone."""
     if bucket.beyond_ladder:
         logger.warning(
             "a blend of %d sources, %d bands and an edge of %d pixels is larger than the ladder of programs: one is "

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,14 +16,13 @@ from ..fitting import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..io import Exposure, PathLike, SourceModel
 from ..io.masks import any_of, bad_pattern
+from ..runtime.progress import announce
 from .config import DeblendConfig
 from .distribute import CHUNK, Distributor, Job
 from .plan import WorkUnit, largest_memory, make_plan, plan_digest
 from .records import SKIPPED, Outcome, blend_table, parent_table, source_table, stored_tables, unfitted_record
 from .running import Cutter, Runner, one_blas_thread
 from .store import StoredBlend, StoreHeader, StoreWriter, partial_folder
-
-logger = logging.getLogger(__name__)
 
 GIVEN_ERROR = 0.1
 """1σ error per axis in pixels of positions that come without one."""
@@ -295,7 +293,7 @@ def deblend_catalog(
     )
     watch.ended("plan")
     memory = largest_memory(plan, len(exposure.bands))
-    logger.info(
+    announce(
         "%d sources in %d blends; the largest takes about %.2f GB while it is fitted",
         len(positions),
         sum(not unit.skip for unit in plan),

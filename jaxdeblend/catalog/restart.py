@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..instrument.box import Box
 from ..io import Exposure, PathLike
 from ..model.blend import Blend, Stack
 from ..model.prior import CenterPrior
+from ..runtime.progress import announce
 from .config import DeblendConfig
 from .extended_plan import extend_plan
 from .pipeline import (
@@ -33,8 +33,6 @@ from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, peak_significance
 from .records import SKIPPED, stored_outcomes, stored_tables
 from .running import Cutout, Cutter, Runner
 from .store import ModelStore, StoredBlend, StoreWriter
-
-logger = logging.getLogger(__name__)
 
 WORTHWHILE = 16
 """Fewest stored models with which a blend begins: with fewer, a fit from scratch is as fast, and its χ² is up to 5 %
@@ -141,7 +139,7 @@ def restart_catalog(
         kept = {unit.id for unit in first.plan if run.plan[unit.id] is unit}
         todo = tuple(unit for unit in run.plan if unit.id not in kept)
         watch.ended("plan")
-        logger.info("%d sources added; %d blends of %d are fitted", len(new), len(todo), len(run.plan))
+        announce("%d sources added; %d blends of %d are fitted", len(new), len(todo), len(run.plan))
         cutter = StartCutter(Cutter(exposure, run.positions, run.errors), old, first.holders())
         runner = Runner(
             cutter.cut,

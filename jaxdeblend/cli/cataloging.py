@@ -30,8 +30,10 @@ from ..detection import detection_of_labels
 from ..io import output_folder, read_description, read_positions, read_segmentation, write_catalog, write_mask
 from ..io.files import atomic_path
 from ..measurement.table import describe_columns
+from ..runtime.progress import announce
 from .options import Shard, add_options, common_options, peaks_options
-from .work import progress_bar, run_record
+from .progress import progress_bar
+from .work import run_record
 
 STORE, POSITIONS, MASK, RUN = "models.h5", "positions.ecsv", "mask.fits", "run.json"
 """Files of the models, of the positions of all rows, of the masks, and of the run."""
@@ -120,6 +122,7 @@ def _deblend_catalog(options: CatalogOptions, config: DeblendConfig) -> tuple[st
             chunk=options.chunk,
             progress=progress,
         )
+    announce("writing tables")
     write_positions(options.output, result.positions)
     counts = counts_of(result.table, result.parents, result.blends)
     text = f"{counts['sources']} sources in {counts['parents']} parents; {counts['without_flux']} have no flux"
@@ -191,6 +194,7 @@ def _merge(output: Path, kind: str, *, overwrite: bool) -> tuple[str, int]:
     """Run the command in a folder that no run writes to."""
     stores = _shards(output)
     given = read_positions(output / POSITIONS, allow_empty=True)[0]
+    announce("merging %d shards", len(stores))
     path = merge_stores(stores, output / STORE, overwrite=overwrite)
     tables = stored_tables(path, given)
     names = write_tables(output, kind, *tables, _bands(tables[0]))

@@ -10,6 +10,7 @@ from astropy.io import fits
 
 from ..catalog import compare_with_truth
 from ..io import staged_folder, write_catalog
+from ..runtime.progress import announce
 from ..simulate import Field, simulate_field
 from .options import Inputs, common_options, output_options
 from .work import DeblendOptions, run_deblend
@@ -40,6 +41,7 @@ def run_demo(output: Path, *, size: int, seed: int, pictures: bool) -> tuple[str
     code : int
         Exit code.
     """
+    announce("simulating a field of %d x %d pixels in %d bands", size, size, len(BANDS))
     field = simulate_field(seed, shape=(size, size), bands=BANDS)
     write_field(field, output)
     inputs = Inputs(images=(str(output / "field_{band}.fits"),), bands=BANDS, psf=(str(output / "psf_{band}.fits"),))

@@ -11,6 +11,7 @@ from astropy.table import Column, Table
 from ..detection import Detection, detect
 from ..detection.detection import METHODS
 from ..io import Exposure, staged_folder, write_catalog
+from ..runtime.progress import announce
 from .options import Inputs, common_options, exposure_options, inputs, output_options
 from .pictures import save_detection
 
@@ -42,6 +43,7 @@ def run_detect(inputs: Inputs, output: Path, *, threshold: float, method: str, o
     with staged_folder(output, names, overwrite=overwrite) as stage:
         exposure = inputs.read()
         detection = detect(exposure.observation(), method=method, threshold=threshold)
+        announce("writing %s", ", ".join(names))
         write_catalog(_peaks(exposure, detection), stage / "peaks.ecsv")
         write_catalog(_footprints(detection), stage / "footprints.ecsv")
         header = None if exposure.wcs is None else exposure.wcs.to_header(relax=True)

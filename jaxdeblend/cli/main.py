@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -24,7 +25,20 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
     gc.disable()  # what a command loads stays: to look through it takes long, and jax loses a signal that comes then
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except SystemExit:  # by SIGTERM
+        code = TERMINATED
+    if code in (INTERRUPTED, TERMINATED):
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now: an ordinary exit waits for threads, which may compile or fit for many seconds more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -53,15 +67,15 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         import click
-        import tqdm  # noqa: F401
 
         from .commands import group
+        from .progress import StderrHandler
     except ImportError as error:
         if error.name not in ("click", "tqdm"):
             raise
         return _fail(f"the command line needs {error.name}: pip install 'jaxdeblend[cli]'", BAD_INPUT)
     debug = "--debug" in arguments
-    with _messages(debug):
+    with _messages(StderrHandler(debug=debug), debug):
         try:
             return int(group.main(list(arguments), prog_name="jaxdeblend", standalone_mode=False) or OK)
         except (click.Abort, KeyboardInterrupt):
@@ -87,26 +101,14 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is now."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
-        sys.stderr.write(f"jaxdeblend: {record.levelname.lower()}: {text}\n")
-
-
 @contextlib.contextmanager
-def _messages(debug: bool) -> Iterator[None]:
-    """Show the library's warnings; those of other packages only for debugging."""
-    logger, handler = (
-        logging.getLogger("jaxdeblend"),
-        _StderrHandler(logging.DEBUG if debug else logging.WARNING),
-    )
+def _messages(handler: logging.Handler, debug: bool) -> Iterator[None]:
+    """Show the library's warnings, and on a terminal what it does; warnings of other packages only for debugging."""
+    logger = logging.getLogger("jaxdeblend")
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
-    if debug:
-        logger.setLevel(logging.DEBUG)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default" if debug else "ignore")

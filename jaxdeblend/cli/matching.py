@@ -23,6 +23,7 @@ from ..io import Exposure, read_psf, staged_folder, write_catalog, write_exposur
 from ..psf_match import MatchConfig, MatchedExposure, MatchedKernels, SpatialKernel, coadd_target, match_exposure
 from ..psf_match.match import SOLVERS
 from ..psf_match.options import check_kernel_sum
+from ..runtime.progress import announce
 from ..view import (
     candidates_figure,
     coefficients_figure,
@@ -115,10 +116,12 @@ def run_match(options: MatchOptions) -> str:
         exposure = inputs.read()
         reference = read_reference(options, exposure)
         read = time.perf_counter()
+        announce("matching the PSFs of %d bands", len(exposure.bands))
         with told_warnings():
             matched = match_exposure(exposure, reference, options.config, kernel_sum=options.kernel_sum)
             summaries = summarize(exposure, matched)
         solved = time.perf_counter()
+        announce("writing %s", ", ".join(options.names))
         _write(stage, options, exposure, matched)
         seconds = {"read": read - started, "match": solved - read, "total": time.perf_counter() - started}
         counts = {"candidates": len(matched.candidates.positions)}

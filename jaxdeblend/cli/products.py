@@ -11,6 +11,7 @@ import numpy as np
 
 from ..catalog import Cutout, ModelStore, cutout, mask_not_deblended, overlap_metrics, render_image, residual_image
 from ..io import LazyExposure, read_description, staged_folder, write_catalog, write_cubes, write_mask
+from ..runtime.progress import announce
 from .cataloging import MASK, STORE
 from .options import Names, common_options
 from .pictures import save_products
@@ -52,6 +53,7 @@ def run_products(options: ProductOptions) -> str:
         writers = _writers(options, store, read_description(options.exposure).open())
         with staged_folder(options.output, list(writers), overwrite=options.overwrite) as stage:
             for name, write in writers.items():
+                announce("making %s", name)
                 write(stage / name)
     return f"wrote {', '.join(writers)} to {options.output}"
 

@@ -13,9 +13,11 @@ import numpy as np
 from ..catalog import restart_catalog
 from ..io import output_folder, read_description, read_positions
 from ..io.files import atomic_path
+from ..runtime.progress import announce
 from .cataloging import POSITIONS, RUN, STORE, check_store, counts_of, write_positions, write_tables
 from .options import add_options, common_options, peaks_options
-from .work import progress_bar, run_record
+from .progress import progress_bar
+from .work import run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,7 @@ def _restart(options: RestartOptions) -> tuple[str, int]:
             resume=options.resume,
             progress=progress,
         )
+    announce("writing tables")
     write_positions(options.output, result.positions)
     tables = (result.table, result.parents, result.blends)
     names = write_tables(options.output, options.kind, *tables, exposure.bands)

@@ -8,6 +8,7 @@ import click
 
 from ..io import Exposure, described_files, staged_folder, write_catalog, write_described
 from ..io.exposure_writing import LAYOUTS
+from ..runtime.progress import announce
 from ..simulate import Patch, simulate_cluster, simulate_patch
 from .options import Names, common_options, output_options
 from .pictures import save_overview
@@ -157,7 +158,9 @@ def _run(
     pictures = () if no_pictures else (PICTURE,)
     names = [*described_files(bands, name=name, layout=layout), TRUTH, *pictures]
     with staged_folder(output, names, overwrite=overwrite) as stage:
+        announce("simulating %s in %d bands", name, len(bands))
         made = make()
+        announce("writing %s", ", ".join(names))
         exposure = exposure_of(made)
         write_described(stage, exposure, name=name, layout=layout)
         write_catalog(made.truth, stage / TRUTH)

@@ -13,11 +13,13 @@ import numpy as np
 from .._version import __version__
 from ..catalog import SingleBandCatalog, deblend_single_band_exposure
 from ..io import Exposure, staged_folder, write_catalog, write_models
+from ..runtime.progress import announce
 from ..single_band import SingleBandConfig, SingleBandFlag
 from ..single_band.config import CHOICES
 from .options import Inputs, catalog_options, common_options, exposure_options, inputs, output_options
 from .pictures import save_single_band
-from .work import given_centers, progress_bar, run_record
+from .progress import progress_bar
+from .work import given_centers, run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,7 @@ def run_single_band(options: SingleBandOptions) -> SingleBandSummary:
                 exposure, centers, threshold=options.threshold, config=options.config, progress=progress
             )
         done = time.perf_counter()
+        announce("writing %s", ", ".join(options.names))
         _write(stage, options, exposure, result)
         seconds = {"read": read - started, "deblend": done - read, "total": time.perf_counter() - started}
         summary = SingleBandSummary(_counts(result), _flags(exposure.bands, result), seconds, options)

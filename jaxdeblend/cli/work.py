@@ -4,23 +4,23 @@ import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float
 
 from .._version import __version__
 from ..catalog import CatalogResult, deblend_catalog
 from ..fitting import Initialization, ProximalAdam
 from ..io import Exposure, read_positions, staged_folder, write_catalog, write_models
+from ..runtime.progress import announce
 from .options import Inputs, catalog_options, common_options, exposure_options, inputs, output_options
 from .pictures import save_deblend
+from .progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,7 @@ def run_deblend(options: DeblendOptions) -> Summary:
                 progress=progress,
             )
         fitted = time.perf_counter()
+        announce("writing %s", ", ".join(options.names))
         _write(stage, options, exposure, result)
         seconds = {"read": read - started, "deblend": fitted - read}
         seconds["total"] = time.perf_counter() - started
@@ -143,31 +144,6 @@ def given_centers(
     if peaks is None:
         return None
     return read_positions(peaks, origin=origin, columns=columns, wcs=exposure.wcs)[0]
-
-
-@contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr, if that is a terminal.
-
-    Parameters
-    ----------
-    label
-        What is going on.
-    unit
-        Of what.
-
-    Yields
-    ------
-    Callable[[int, int], None]
-        To be called with the number just done, and the number of all.
-    """
-    with tqdm.tqdm(desc=label, unit=unit, disable=None, leave=False) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done)
-
-        yield report
 
 
 def _write(stage: Path, options: DeblendOptions, exposure: Exposure, result: CatalogResult) -> None:

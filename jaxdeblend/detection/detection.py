@@ -4,6 +4,7 @@ import logging
 
 from ..instrument.observation import Observation
 from ..instrument.sky import background_of
+from ..runtime.progress import announce
 from .bands import detect_bands, detect_together
 from .merge import MergeOptions, merge_bands
 from .multiscale import SCALES, detect_scales
@@ -114,6 +115,7 @@ def detect(
         raise ValueError(f'merge: got options for method {method!r}, which merges nothing; choose method="merge".')
     if scales is not None and method != "starlet":
         raise ValueError(f'scales: got {scales} for method {method!r}, which has none; choose method="starlet".')
+    announce("detecting sources in %d bands of %d x %d pixels", len(obs.bands), *obs.shape)
     _warn_of_sky(obs)
     limits = PeakLimits(threshold, footprint_threshold, prominence, contrast, min_area, min_separation)
     if method == "merge":
@@ -124,7 +126,7 @@ def detect(
         found = detect_scales(obs, limits=limits, grow=grow, scales=SCALES if scales is None else scales)
     else:
         found = detect_together(obs, limits=limits, grow=grow).detection
-    logger.info("%d sources in %d footprints above %g sigma", len(found.peaks), len(found.footprints), threshold)
+    announce("%d sources in %d footprints above %g sigma", len(found.peaks), len(found.footprints), threshold)
     return found
 
 

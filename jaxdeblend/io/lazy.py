@@ -11,6 +11,7 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation, beyond_single
 from ..instrument.psf import AbstractPSF
 from ..instrument.psf_field import AbstractPSFField
+from ..runtime.progress import announce
 from .arrays import as_float32, as_float64
 from .exposure import (
     Exposure,
@@ -133,6 +134,7 @@ class LazyExposure:
 
     def read(self) -> Exposure:
         """Read all pixels."""
+        announce("reading images of %d bands, %d x %d pixels", len(self.bands), *self.shape)
         return self.window(self.box)
 
     def window(self, box: Box) -> Exposure:

@@ -1,6 +1,7 @@
 """Batches of ragged blends. All of them lie on one rung of the ladder, so that few programs are compiled."""
 
 import logging
+import threading
 
 import equinox as eqx
 import jax
@@ -140,6 +141,26 @@ def test_a_stream_is_read_as_it_goes(few, monkeypatch, lanes):
 def test_a_stream_can_be_left(few):
     first = next(jd.deblend_stream(few[0], options=OPTIONS, optimizer=FEW_STEPS))
     assert_same(first[1], few[1][first[0]])
+
+
+def test_an_interrupted_batch_does_not_wait_for_what_runs(few, monkeypatch):
+    begun, may_end = threading.Event(), threading.Event()
+
+    def call(*_):
+        begun.set()
+        may_end.wait(60)
+        return []
+
+    def interrupt(*_, **__):
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedule.Calls, "call", call)
+    monkeypatch.setattr(schedule, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jd.deblend_batch(few[0])
+    assert any(thread.name.startswith("jaxdeblend") for thread in threading.enumerate()), "the call does not run"
+    may_end.set()
 
 
 @pytest.mark.parametrize(("errors", "message"), [([0.1], "got 1 entries, and more blends"), ([0.1] * 3, "than the 2")])
