@@ -34,8 +34,9 @@ fits the wings of a very bright star rather than its core."""
 CORRECTED = 300.0
 """S/N from which on the first models of galaxies are corrected: fainter ones are within the noise."""
 
-SMALLEST_SPLIT = 61
-"""Edge from which on the stamps of sources that need less are half as wide."""
+SMALLEST_SPLIT = 75
+"""Edge from which on the stamps of sources that need less are half as wide. For smaller stamps, one kind of stack takes
+a quarter less time to compile, as long to run, and is a little more accurate."""
 
 
 class Initialization(eqx.Module):

@@ -71,7 +71,7 @@ def test_a_blend_beyond_the_ladder_is_announced(caplog):
     large, usual = item((2049, 20), 3).bucket, item((30, 20), 3).bucket
     assert large.beyond_ladder and not usual.beyond_ladder and large.memory > 1e9
     with caplog.at_level(logging.WARNING):
-        schedule._announce(usual)
+        schedule._warn_if_beyond_ladder(usual)
         assert not caplog.records
-        schedule._announce(large)
+        schedule._warn_if_beyond_ladder(large)
     assert "edge of 2049 pixels" in caplog.text and "GB" in caplog.text
