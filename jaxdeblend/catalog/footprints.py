@@ -10,7 +10,7 @@ from ..instrument.box import Box
 from ..instrument.observation import background_rms
 from .plan import NO_PARENT
 from .store import ModelStore
-from .stored_models import AnyExposure, StoredModels, within
+from .stored_models import AnyExposure, StoredModels
 
 THRESHOLD = 0.01
 """Footprints end where models are below so many σ of the background."""
@@ -110,7 +110,7 @@ class ParentFootprints:
         total = np.zeros(self.box.shape)
         for source in self.sources:
             if source.area:
-                total[within(source.box, self.box)] += source.image
+                total[(..., *source.box.within(self.box))] += source.image
         return total
 
 
@@ -238,7 +238,7 @@ class Division:
                 territory = self.models.territory(parent)[0] if self.redistribute else np.ones(box.shape, bool)
             for places, images in self.models.separate(self.models.store.record(number)):
                 for place, image in zip(places.tolist(), images[:, 0], strict=True):
-                    found = footprint_of(image, own, level, territory[within(own, box)])
+                    found = footprint_of(image, own, level, territory[(..., *own.within(box))])
                     yield dataclasses.replace(found, id=rows[place], blend=number)
 
     def _divided(self, parent: ParentFootprints) -> ParentFootprints:
@@ -261,7 +261,7 @@ class Division:
         """A source's share of the image."""
         if not source.area:
             return source
-        here = within(source.box, box)
+        here = (..., *source.box.within(box))
         share = source.image / np.where(source.spans, total[here], 1.0)
         return dataclasses.replace(source, image=(share * image[here]).astype(np.float32))
 
@@ -297,8 +297,7 @@ def footprint_of(
     spans = bright if where is None else bright & where
     if not spans.any():
         return SourceFootprint.empty(-1, -1, OUTSHONE if bright.any() else DARK)
-    ys, xs = (np.flatnonzero(spans.any(axis=axis)) for axis in (1, 0))
-    tight = Box((int(ys[0]), int(xs[0])), (int(ys[-1] - ys[0]) + 1, int(xs[-1] - xs[0]) + 1))
+    tight = Box.of_mask(spans)
     spans = spans[tight.slices]
     pixels = np.where(spans, model[tight.slices], 0).astype(np.float32)
     return SourceFootprint(-1, -1, tight.shifted_by(*box.start), spans, pixels)

@@ -11,7 +11,7 @@ from .columns import OVERLAP_COLUMNS
 from .footprints import ROUNDING, THRESHOLD, noise_of
 from .plan import NO_PARENT
 from .store import ModelStore
-from .stored_models import AnyExposure, StoredModels, within
+from .stored_models import AnyExposure, StoredModels
 
 COLUMNS = ("max_overlap", "flux_overlap", "flux_overlap_fraction")
 """Columns of each band."""
@@ -96,7 +96,7 @@ def _rows(models: StoredModels, parent: int, threshold: float) -> list[dict]:
         values = np.full((len(models.rows[number]), len(COLUMNS), len(models.bands)), np.nan)
         if number not in models.reasons and parent != NO_PARENT:
             level = threshold * noise_of(models, box)
-            total = models.model(parent)[within(models.boxes[number], box)]
+            total = models.model(parent)[(..., *models.boxes[number].within(box))]
             for places, images in models.separate(models.store.record(number)):
                 for place, image in zip(places, images, strict=True):
                     values[place] = _overlap(image.astype(np.float64), total, level)

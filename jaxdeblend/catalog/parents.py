@@ -146,9 +146,7 @@ def pixels_of(
     >>> pixels.tolist(), rows.tolist()
     ([[3, 3]], [0])
     """
-    with np.errstate(invalid="ignore"):
-        inside = ((centers >= -0.5) & (centers < np.array(shape) - 0.5)).all(axis=1)
-    rows = np.flatnonzero(inside)
+    rows = np.flatnonzero(Box((0, 0), shape).contains(centers))
     pixels = np.clip(np.floor(centers[rows] + 0.5).astype(np.int64), 0, np.array(shape) - 1)
     return pixels, rows
 

@@ -480,9 +480,8 @@ def given_positions(centers: object, name: str = "centers") -> Float[np.ndarray,
 def _source_model(row: int, box: Box, cube: np.ndarray, level: np.ndarray) -> SourceModel:
     """Cut a source's model down to the window where it is above the level in some band."""
     bright = np.any(np.abs(cube) > level[:, None, None], axis=0)
-    ys, xs = np.flatnonzero(np.any(bright, axis=1)), np.flatnonzero(np.any(bright, axis=0))
-    if len(ys) == 0:
+    tight = Box.of_mask(bright)
+    if not min(tight.shape):
         return SourceModel(row, Box(box.start, (1, 1)), cube[:, :1, :1].astype(np.float32))
-    tight = Box((int(ys[0]), int(xs[0])), (int(ys[-1] - ys[0]) + 1, int(xs[-1] - xs[0]) + 1))
     image = cube[(slice(None), *tight.slices)].astype(np.float32)
     return SourceModel(row, tight.shifted_by(*box.start), image)

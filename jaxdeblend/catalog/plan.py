@@ -315,7 +315,7 @@ class _Budget:
         inner = piece.box.overlap(parent.box)
         box = grid_box(inner, self.exposure.shape)
         exclude, footprint = np.ones(box.shape, bool), np.zeros(box.shape, bool)
-        of_piece, of_parent, own = (_inside(inner, outer) for outer in (piece.box, parent.box, box))
+        of_piece, of_parent, own = (inner.within(outer) for outer in (piece.box, parent.box, box))
         exclude[own] = piece.exclude[of_piece] | parent.exclude[of_parent]
         footprint[own] = parent.footprint[of_parent] & ~exclude[own]
         return WorkUnit(0, number, parent.rows[piece.rows], len(piece.own), box, exclude, footprint=footprint)
@@ -323,8 +323,7 @@ class _Budget:
     def _reason(self, parent: Parent) -> str:
         """Why a parent is not fitted; empty if it is."""
         config, n = self.config, len(parent.rows)
-        ys, xs = (np.flatnonzero(parent.footprint.any(axis=axis)) for axis in (1, 0))
-        height, width = int(np.ptp(ys)) + 1, int(np.ptp(xs)) + 1
+        height, width = Box.of_mask(parent.footprint).shape
         sizes = {
             "max_footprint_area": height * width,
             "max_area_times_peaks": height * width * n,
@@ -341,11 +340,6 @@ class _Budget:
             if (share := float(np.mean(bits[parent.footprint]))) > largest:
                 return f"mask_limits: {share:.3f} > {largest:g} of {plane}"
         return ALONE if n == 1 and not config.process_singles else ""
-
-
-def _inside(inner: Box, outer: Box) -> tuple[slice, slice]:
-    """Where a window is in the pixels of one that holds it."""
-    return inner.shifted_by(-outer.start[0], -outer.start[1]).slices
 
 
 def _axis_ratio(footprint: Bool[np.ndarray, "y x"]) -> float:

@@ -11,7 +11,7 @@ from ..instrument.box import Box
 from ..io.exposure import check_window, moved_wcs
 from .footprints import THRESHOLD, Division, footprint_of, noise_of
 from .store import ModelStore
-from .stored_models import AnyExposure, StoredModels, within
+from .stored_models import AnyExposure, StoredModels
 
 MARGIN = 4
 """Pixels by which a cutout reaches beyond the footprint of its source."""
@@ -273,7 +273,7 @@ def _image(models: StoredModels, ids: Iterable[int | np.integer] | None, box: Bo
 def _add(image: np.ndarray, box: Box, part: np.ndarray, of: Box) -> None:
     """Add what another window shows to the image of one."""
     both = box.overlap(of)
-    image[within(both, box)] += part[within(both, of)]
+    image[(..., *both.within(box))] += part[(..., *both.within(of))]
 
 
 def _footprint_window(models: StoredModels, blend: int, place: int, threshold: float) -> Box:
@@ -282,12 +282,11 @@ def _footprint_window(models: StoredModels, blend: int, place: int, threshold: f
     model = models.summed(record, np.array([place]))
     noise = noise_of(models, models.window(models.parent_of(blend)))
     found = [footprint_of(one, record.box, threshold * float(s)).box for one, s in zip(model, noise, strict=True)]
-    corners = np.array([(*box.start, *box.stop) for box in found if min(box.shape)])
-    if not len(corners):
+    window = Box.union(found)
+    if not min(window.shape):
         y, x = np.clip(np.asarray(record.blend.centers[place]), 0, np.array(record.box.shape) - 1).astype(int).tolist()
-        corners = np.array([[y, x, y + 1, x + 1]]) + np.tile(record.box.start, 2)
-    (y0, x0), (y1, x1) = corners[:, :2].min(axis=0).tolist(), corners[:, 2:].max(axis=0).tolist()
-    return Box((y0, x0), (y1 - y0, x1 - x0)).grow(MARGIN).overlap(models.exposure.box)
+        window = Box((y, x), (1, 1)).shifted_by(*record.box.start)
+    return window.grow(MARGIN).overlap(models.exposure.box)
 
 
 def _part_of_image(models: StoredModels, blend: int, row: int, box: Box, threshold: float) -> Float[np.ndarray, "y x"]:

@@ -382,13 +382,12 @@ def _state(group: list[Outcome]) -> dict[str, object]:
 
 def _parent_row(group: list[Outcome]) -> dict[str, object]:
     """A parent of one or several pieces: the sum of their parts, and the worst of their states."""
-    start = [min(one.box.start[axis] for one in group) for axis in (0, 1)]
-    stop = [max(one.box.stop[axis] for one in group) for axis in (0, 1)]
+    window = Box.union(one.box for one in group)
     fitted = [one for one in group if not one.reason]
     return {
         "id": group[0].parent,
-        **dict(zip(("y0", "x0"), start, strict=True)),
-        **{name: stop[axis] - start[axis] for axis, name in enumerate(("ny", "nx"))},
+        **dict(zip(("y0", "x0"), window.start, strict=True)),
+        **dict(zip(("ny", "nx"), window.shape, strict=True)),
         "n_sources": sum(len(one.rows) for one in group),
         "n_steps": max(one.n_steps for one in group),
         "status": _status(group),

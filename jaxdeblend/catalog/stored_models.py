@@ -128,10 +128,7 @@ class StoredModels:
         """Window of a parent, which holds those of all of its blends; empty for rows that have no parent."""
         if parent == NO_PARENT:
             return Box((0, 0), (0, 0))
-        boxes = [self.boxes[number] for number in self.blends_of[parent]]
-        start = [min(box.start[axis] for box in boxes) for axis in (0, 1)]
-        stop = [max(box.stop[axis] for box in boxes) for axis in (0, 1)]
-        return Box((start[0], start[1]), (stop[0] - start[0], stop[1] - start[1]))
+        return Box.union(self.boxes[number] for number in self.blends_of[parent])
 
     def summed(
         self, record: StoredBlend, sources: Int[np.ndarray, " source"] | None = None
@@ -159,7 +156,8 @@ class StoredModels:
         others = {self._parent[number] for number in self.fitted(box)} - {parent}
         for other in sorted(others):
             both = box.overlap(self.window(other))
-            here, there = within(both, box), within(both, self.window(other))
+            here = (..., *both.within(box))
+            there = (..., *both.within(self.window(other)))
             ours, theirs = mine[here], self.model(other)[there]
             own[here] &= (ours > theirs) | ((ours == theirs) & (parent < other))
         return own
@@ -170,7 +168,7 @@ class StoredModels:
         found = np.zeros((len(self.bands), *box.shape), np.float32)
         for number in self.blends_of[parent]:
             if number not in self.reasons:
-                found[within(self.boxes[number], box)] += self.summed(self.store.record(number))
+                found[(..., *self.boxes[number].within(box))] += self.summed(self.store.record(number))
         return found
 
     def _rendered(
@@ -209,18 +207,6 @@ def check_windows(outcomes: Iterable[Outcome], box: Box) -> None:
                 f"exposure: got one of shape {box.shape}, but blend {one.id} of the store has the window {one.box}; "
                 "give the exposure that the store was made of."
             )
-
-
-def within(box: Box, outer: Box) -> tuple:
-    """Index of a window's pixels in the last two axes of an image of another that holds it.
-
-    Examples
-    --------
-    >>> import jaxdeblend as jd
-    >>> within(jd.Box((12, 20), (3, 4)), jd.Box((10, 20), (8, 8)))
-    (Ellipsis, slice(2, 5, None), slice(0, 4, None))
-    """
-    return (..., *box.shifted_by(-outer.start[0], -outer.start[1]).slices)
 
 
 @Program

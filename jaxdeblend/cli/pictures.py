@@ -198,6 +198,5 @@ def _usable(exposure: Exposure, window: tuple[slice, ...]) -> np.ndarray:
 
 def _within(centers: np.ndarray, box: Box) -> np.ndarray:
     """Centres in the window, NaN for those outside: they keep their numbers."""
-    with np.errstate(invalid="ignore"):
-        inside = np.all((centers >= -0.5) & (centers < np.array(box.shape) - 0.5), axis=1)
+    inside = Box((0, 0), box.shape).contains(centers)
     return np.where(inside[:, None], centers, np.nan)

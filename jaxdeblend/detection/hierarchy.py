@@ -5,6 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..instrument.box import Box
 from ..instrument.observation import Observation
 from .chi2 import MARGIN, SignificanceMaps, significance_maps
 from .peaks import hills
@@ -114,8 +115,7 @@ def groups_on(island: Int[np.ndarray, "y x"], places: Float[np.ndarray, "peak 2"
     >>> groups_on(np.array([[1, 1, -1, 3]]), np.array([[0.0, 3.0], [0.0, 0.0], [0.0, 2.0], [np.nan, 0.0]])).tolist()
     [0, 1, 2, 3]
     """
-    with np.errstate(invalid="ignore"):
-        inside = ((places >= -0.5) & (places < np.array(island.shape) - 0.5)).all(axis=1)
+    inside = Box((0, 0), (island.shape[0], island.shape[1])).contains(places)
     group = np.full(len(places), -1, dtype=np.intp)
     group[inside] = island[tuple(np.floor(places[inside] + 0.5).astype(int).T)]
     alone = np.flatnonzero(group < 0)

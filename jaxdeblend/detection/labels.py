@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..instrument.box import Box
 from ..instrument.observation import Observation
 from .chi2 import MARGIN, SignificanceMaps, significance, significance_maps
 from .footprints import Footprint, cut_footprints, label_regions
@@ -163,9 +164,7 @@ def _pixels(
     position: Float[np.ndarray, "source 2"], shape: tuple[int, int]
 ) -> tuple[Int[np.ndarray, "source 2"], Bool[np.ndarray, " source"]]:
     """Pixel of each position, and whether it is on the image; that of (0, 0) where it is not."""
-    y, x = position.T
-    with np.errstate(invalid="ignore"):
-        on_image = (y >= -0.5) & (y < shape[0] - 0.5) & (x >= -0.5) & (x < shape[1] - 0.5)
+    on_image = Box((0, 0), shape).contains(position)
     return np.floor(np.where(on_image[:, None], position, 0.0) + 0.5).astype(np.intp), on_image
 
 

@@ -227,8 +227,7 @@ def _reach(
 def _check(
     centers: Float[np.ndarray, "peak 2"], shape: tuple[int, int], margin: int, max_sources: int, max_window: int
 ) -> None:
-    # NaN fails both comparisons.
-    if not ((centers >= -0.5) & (centers < np.array(shape) - 0.5)).all():
+    if not Box((0, 0), shape).contains(centers).all():
         raise ValueError(f"centers: got positions that are not on the image of shape {shape}; leave these out.")
     if not max_sources >= 1:
         raise ValueError(f"max_sources: got {max_sources}; give at least 1.")

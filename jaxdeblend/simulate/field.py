@@ -7,6 +7,7 @@ import numpy as np
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from ..instrument.box import Box
 from .population import TrueSource, draw_magnitude, draw_star
 from .render import draw, stamp_radius
 from .scene import choose_galaxies, expose, signal_to_noise
@@ -134,7 +135,7 @@ def simulate_field(
     planes = _add_defects(rng, images, noiseless) if defects else _no_defects(images.shape)
     wcs = make_wcs(shape)
     table = _tabulate(sources, centers, snr, survey, wcs)
-    inside = np.all((centers >= -0.5) & (centers < np.array(shape) - 0.5), axis=1)
+    inside = Box((0, 0), shape).contains(centers)
     return Field(
         images=images,
         variance=variance,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import fft
 
+from ..instrument.box import Box
 from ..instrument.psf_field import AbstractPSFField
 from .population import TrueSource
 from .profiles import Blobs, Profile, frequencies
@@ -214,13 +215,13 @@ def overlap(
 def _cut(row: int, image: np.ndarray, corner: np.ndarray, survey: Survey) -> Stamp:
     sky = survey.sky_variance.astype(np.float32)[:, None, None]
     bright = np.any(image > _KEPT_LEVEL * np.sqrt(sky), axis=0)
-    rows, columns = np.flatnonzero(np.any(bright, axis=1)), np.flatnonzero(np.any(bright, axis=0))
-    if not len(rows):
-        rows = columns = np.array([image.shape[-1] // 2])
-    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    window = Box.of_mask(bright)
+    if not min(window.shape):
+        middle = image.shape[-1] // 2
+        window = Box((middle, middle), (1, 1))
     snr = np.sqrt(np.sum(image**2 / (sky + image), axis=(1, 2), dtype=float))
-    start = (int(corner[0] + rows[0]), int(corner[1] + columns[0]))
-    return Stamp(row, start, image[(slice(None), *window)].copy(), image.sum(axis=(1, 2), dtype=float), snr)
+    start = window.shifted_by(*corner.astype(int).tolist()).start
+    return Stamp(row, start, image[(slice(None), *window.slices)].copy(), image.sum(axis=(1, 2), dtype=float), snr)
 
 
 def blendedness_in(frame: np.ndarray, stamps: Sequence[Stamp]) -> np.ndarray:

@@ -9,6 +9,7 @@ from astropy.table import Column, Table
 from astropy.wcs import WCS
 from scipy.spatial import KDTree
 
+from ..instrument.box import Box
 from ..instrument.psf_field import AbstractPSFField
 from .clustering import draw_clustered, king_offsets
 from .defects import PLANES, SATURATION, coverage, draw_mask, saturated
@@ -235,7 +236,7 @@ def simulate_cluster(
         found = np.zeros((0, 2))
         while len(found) < n_stars:
             more = middle + core_radius * king_offsets(rng, 2 * n_stars, extent=20.0)
-            found = np.concatenate([found, more[_inside(more, shape)]])
+            found = np.concatenate([found, more[Box((0, 0), shape).contains(more)]])
         return found[:n_stars]
 
     centers = draw_inside(streams[0])
@@ -292,15 +293,11 @@ def _exactly(
         centers, group = draw(drawn)
         order = rng.permutation(len(centers))
         centers, group = centers[order] - 0.5 - _MARGIN, group[order]
-        upto = np.cumsum(_inside(centers, shape))
+        upto = np.cumsum(Box((0, 0), shape).contains(centers))
         if upto[-1] >= n:
             last = int(np.searchsorted(upto, n)) + 1
             return centers[:last], group[:last]
         drawn += round(0.1 * drawn)
-
-
-def _inside(centers: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.all((centers >= -0.5) & (centers < np.array(shape) - 0.5), axis=1)
 
 
 def _observe(
@@ -329,7 +326,7 @@ def _observe(
             bits[number] = _spoil(stream, images[number], variance[number], frame[number], sky)
     wcs = make_wcs(shape)
     table = _tabulate(sources, centers, group, stamps, blendedness_in(frame, stamps), depth, survey, wcs)
-    inside = _inside(centers, shape)
+    inside = Box((0, 0), shape).contains(centers)
     truth, outside = Table(table[inside]), Table(table[~inside])
     truth["id"], outside["id"] = np.arange(len(truth)), np.arange(len(outside)) + len(truth)
     return Patch(

@@ -58,7 +58,11 @@ def test_given_centers_keep_their_rows():
     parents = find_parents(exposure, detect(exposure.observation()), centers)
     assert sorted(parent.rows.tolist() for parent in parents) == [[0], [1], [2, 6], [5]]
     alone = next(parent for parent in parents if parent.rows.tolist() == [1])
-    assert alone.box.contains(50.0, 20.0) and min(alone.box.shape) >= 3 * 3.5 and not alone.exclude.all()
+    assert (
+        alone.box.contains(np.array([[50.0, 20.0]])).all()
+        and min(alone.box.shape) >= 3 * 3.5
+        and not alone.exclude.all()
+    )
 
 
 def test_a_position_just_outside_a_footprint_joins_it():
@@ -112,10 +116,10 @@ def test_every_position_on_the_image_has_one_parent(centers):
     exposure = exposure_of(STARS)
     parents = find_parents(exposure, detect(exposure.observation()), centers)
     rows = np.sort(np.concatenate([np.zeros(0, int), *(parent.rows for parent in parents)]))
-    inside = [exposure.box.contains(y, x) for y, x in centers.tolist()]
+    inside = exposure.box.contains(centers)
     np.testing.assert_array_equal(rows, np.flatnonzero(inside))
     for parent in parents:
-        assert all(parent.box.contains(y, x) for y, x in centers[parent.rows].tolist())
+        assert parent.box.contains(centers[parent.rows]).all()
 
 
 def test_close_positions_share_a_square():
