@@ -49,12 +49,12 @@ def make_blend(number: int, seed: int) -> jd.StoredBlend:
     stacks = tuple(_stack(rng, source[part], each) for part, each in groups if len(source[part]))
     centers = rng.uniform(5, edge - 5, (n, 2)).astype(np.float32)
     blend = jd.Blend(
-        centers,
-        jd.CenterPrior(centers + np.float32(0.05), np.full(n, 0.1, np.float32)),
-        stacks,
-        np.ones(n, dtype=bool),
-        (edge + 1, edge + 1),
-        FitRecord(np.array(0, np.int32), flags=np.zeros(n, np.int32)),
+        centers=centers,
+        center_prior=jd.CenterPrior(centers + np.float32(0.05), np.full(n, 0.1, np.float32)),
+        stacks=stacks,
+        active=np.ones(n, dtype=bool),
+        frame=(edge + 1, edge + 1),
+        record=FitRecord(np.array(0, np.int32), flags=np.zeros(n, np.int32)),
     )
     n_steps = int(rng.integers(30, 150))
     loss = (1e4 + 1e3 * np.exp(-np.arange(n_steps) / 20)).astype(np.float32)

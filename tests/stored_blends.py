@@ -45,7 +45,13 @@ def blend(rng, stacks, n_sources, frame=(21, 24)):
     """A blend of these stacks."""
     centers = rng.uniform(3, 15, (2, n_sources, 2)).astype(np.float32)
     sigma = rng.choice([0.0, 0.1], n_sources).astype(np.float32)
-    return jd.Blend(centers[0], jd.CenterPrior(centers[1], sigma), stacks, rng.uniform(size=n_sources) < 0.9, frame)
+    return jd.Blend(
+        centers=centers[0],
+        center_prior=jd.CenterPrior(centers[1], sigma),
+        stacks=stacks,
+        active=rng.uniform(size=n_sources) < 0.9,
+        frame=frame,
+    )
 
 
 def record(number, seed=0, n_sources=None, bands=BANDS):

@@ -5,5 +5,3 @@ from .engine import deblend as deblend
 from .engine import deblend_batch as deblend_batch
 from .engine import deblend_stream as deblend_stream
 from .plan import fitting_memory as fitting_memory
-from .result import first_sources as first_sources
-from .result import some_sources as some_sources

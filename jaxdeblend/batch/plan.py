@@ -25,8 +25,7 @@ from ..instrument.hits import find_hits, without_pixels
 from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
 from ..instrument.sky import Sky, find_sky, without_sky
-from ..model.blend import Blend, Stack
-from ..model.prior import CenterPrior
+from ..model.blend import Blend
 from ..runtime.host import AnyArray
 
 logger = logging.getLogger(__name__)
@@ -183,7 +182,14 @@ class Item:
         """The start, padded to rungs; components of one kind lie in one stack."""
         assert self.start is not None
         edge, dtype = rung(max(self.obs.shape), IMAGE_EDGES), np.asarray(self.obs.images).dtype
-        return _padded_blend(jax.tree.map(lambda leaf: _of_dtype(leaf, dtype), self.start), edge)
+        n_sources = rung(len(self.start.centers), SOURCE_COUNTS)
+
+        def n_components(n_own: int) -> int:
+            """At least half as many components as sources: few sizes occur."""
+            return rung(max(n_own, n_sources // 2), SOURCE_COUNTS)
+
+        start = jax.tree.map(lambda leaf: _of_dtype(leaf, dtype), self.start)
+        return start.padded(n_sources, n_components, frame=(edge, edge))
 
 
 def pack(items: list[Item], bucket: Bucket, lanes: int) -> dict[str, PyTree]:
@@ -253,32 +259,6 @@ def _of_dtype(leaf: AnyArray, dtype: np.dtype) -> np.ndarray:
     """An array on the host, of this type if it is one of floating-point numbers."""
     array = np.asarray(leaf)
     return array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
-
-
-def _padded_blend(blend: Blend, edge: int) -> Blend:
-    """A blend with dark sources and dark components, on a larger frame."""
-    n = len(blend.centers)
-    count = rung(n, SOURCE_COUNTS)
-    centers, mean, sigma, active = (
-        np.concatenate([array, np.zeros((count - n, *array.shape[1:]), array.dtype)])
-        for array in map(np.asarray, (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active))
-    )
-    groups: dict[Hashable, list[Stack]] = {}
-    for stack in blend.stacks:
-        if len(stack.source):
-            groups.setdefault(stack.kind, []).append(stack)
-    # stacks of at least half as many components as sources: few sizes occur
-    stacks = tuple(_padded_stack(groups[kind], count // 2) for kind in sorted(groups, key=str))
-    return Blend(centers, CenterPrior(mean, sigma), stacks, active, (edge, edge))
-
-
-def _padded_stack(stacks: list[Stack], least: int) -> Stack:
-    """Components of one kind in one stack, and dark ones after them."""
-    stack = jax.tree.map(lambda *arrays: np.concatenate(arrays), *stacks)
-    n = len(stack.source)
-    places = np.resize(np.arange(n), rung(max(n, least), SOURCE_COUNTS))
-    stack = jax.tree.map(lambda array: array[places], stack)
-    return Stack(stack.component, stack.source, stack.active & (np.arange(len(places)) < n))
 
 
 def _padded(stamps: AnyArray, edge: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..fitting.extend import picked
 from ..fitting.loop import RESULTS, FitResult
 from ..fitting.record import checksum, recorded
 from ..instrument.observation import Observation
@@ -16,8 +15,7 @@ from ..instrument.sky import rough_fwhm
 from ..measurement.flags import Flag
 from ..measurement.photometry import Measurements
 from ..measurement.table import table_of
-from ..model.blend import Blend, Stack
-from ..model.prior import CenterPrior
+from ..model.blend import Blend
 from ..runtime.host import AnyArray
 from .plan import Item
 
@@ -122,22 +120,49 @@ class Deblended(eqx.Module):
         """
         return table_of(self.measurements, self.bands, wcs=wcs)
 
+    def take(self, index: Int[np.ndarray, " taken"]) -> "Deblended":
+        """Some of the sources, as they were fitted together with the others, in the order wanted.
+
+        Parameters
+        ----------
+        index
+            Indices of the sources wanted, each once.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp
+        >>> import jaxdeblend as jd
+        >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
+        >>> result = jd.deblend(obs, [(8.0, 5.0), (8.0, 11.0)]).take(np.array([1, 0]))
+        >>> result.blend.center_prior.mean[:, 1].tolist()
+        [11.0, 5.0]
+        """
+        return Deblended(
+            fit=dataclasses.replace(self.fit, blend=self.fit.blend.take(index)),
+            measurements=jax.tree.map(lambda array: array[index], self.measurements),
+            source_models=self.source_models[index],
+            bands=self.bands,
+            sky=self.sky,
+        )
+
 
 def unpack(output: tuple[FitResult, Measurements, np.ndarray], item: Item) -> Deblended:
     """A blend as it came out of a program, without the padding of sources and pixels."""
     fit, measurements, models = output
     height, width = item.obs.shape
-    blend = Blend(fit.blend.centers, fit.blend.center_prior, fit.blend.stacks, fit.blend.active, (height, width))
-    fit = recorded(FitResult(blend.scaled(item.unit), fit.loss, fit.n_steps, fit.status), item.given)
+    blend = dataclasses.replace(fit.blend, frame=(height, width)).scaled(item.unit)
+    fit = recorded(dataclasses.replace(fit, blend=blend), item.given)
     models = models[:, :, :height, :width]
     models = models if item.unit == 1.0 else models * np.float32(item.unit)
     result = Deblended(fit, measurements.scaled(item.unit), models, item.obs.bands, item.sky.plane * item.unit)
     if item.start is None:
-        flagged = _flagged(first_sources(result, len(item.centers)), item)
+        flagged = _flagged(result.take(np.arange(len(item.centers))), item)
         unchanged = item.obs.images is item.given.images and item.obs.weights is item.given.weights
         return dataclasses.replace(flagged, as_given=unchanged)
     known, new = np.arange(len(item.start.centers)), np.arange(len(item.centers))
-    return _flagged(some_sources(result, np.concatenate([known, item.bucket.n_start + new])), item)
+    taken = result.take(np.concatenate([known, item.bucket.n_start + new]))
+    without_padding = dataclasses.replace(taken.fit, blend=taken.fit.blend.trimmed())
+    return _flagged(dataclasses.replace(taken, fit=without_padding), item)
 
 
 def _flagged(result: Deblended, item: Item) -> Deblended:
@@ -162,80 +187,3 @@ def _near(centers: np.ndarray, pixels: Bool[np.ndarray, "y x"], reach: float) ->
     """Sources that have such a pixel within reach."""
     distance = np.argwhere(pixels)[None, :, :] - centers[:, None, :]
     return (np.hypot(*np.moveaxis(distance, -1, 0)) <= reach).any(axis=1)
-
-
-def first_sources(result: Deblended, count: int) -> Deblended:
-    """The first sources of a blend alone, as they were fitted together with the others.
-
-    Parameters
-    ----------
-    result
-        A deblended blend.
-    count
-        Number of sources that stay.
-
-    Returns
-    -------
-    Deblended
-        The same without the other sources and their components; dark components of these sources stay.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> import jaxdeblend as jd
-    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
-    >>> len(first_sources(jd.deblend(obs, [(8.0, 5.0), (8.0, 11.0)]), 1).table())
-    1
-    """
-    fit, blend = result.fit, result.fit.blend
-    prior = CenterPrior(blend.center_prior.mean[:count], blend.center_prior.sigma[:count])
-    stacks = tuple(_trimmed(stack, count) for stack in blend.stacks)
-    record = None if blend.record is None else blend.record.of_sources(np.arange(count))
-    trimmed = Blend(blend.centers[:count], prior, stacks, blend.active[:count], blend.frame, record)
-    return Deblended(
-        fit=FitResult(trimmed, fit.loss, fit.n_steps, fit.status),
-        measurements=jax.tree.map(lambda array: array[:count], result.measurements),
-        source_models=result.source_models[:count],
-        bands=result.bands,
-        sky=result.sky,
-    )
-
-
-def some_sources(result: Deblended, places: Int[np.ndarray, " source"]) -> Deblended:
-    """Some sources of a blend, as they were fitted together with the others.
-
-    Parameters
-    ----------
-    result
-        A deblended blend.
-    places
-        Places of the sources wanted, in the order wanted.
-
-    Returns
-    -------
-    Deblended
-        The same of these sources.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> import jaxdeblend as jd
-    >>> obs = jd.Observation(jnp.ones((1, 16, 16)), jnp.ones((1, 16, 16)), jd.GaussianPSF(1.5), bands=["r"])
-    >>> result = some_sources(jd.deblend(obs, [(8.0, 5.0), (8.0, 11.0)]), np.array([1, 0]))
-    >>> result.blend.center_prior.mean[:, 1].tolist()
-    [11.0, 5.0]
-    """
-    fit = result.fit
-    return Deblended(
-        fit=FitResult(picked(fit.blend, places), fit.loss, fit.n_steps, fit.status),
-        measurements=jax.tree.map(lambda array: array[places], result.measurements),
-        source_models=result.source_models[places],
-        bands=result.bands,
-        sky=result.sky,
-    )
-
-
-def _trimmed(stack: Stack, n_sources: int) -> Stack:
-    """Components of real sources; dark ones of these stay."""
-    kept = np.flatnonzero(np.asarray(stack.source) < n_sources)
-    return jax.tree.map(lambda array: array[kept], stack)

@@ -4,6 +4,7 @@ They compile side by side, and are kept one by one: another prior is another fit
 need the programs that refine first models.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from ..instrument.kernel import DifferenceKernel
 from ..instrument.observation import Observation
 from ..instrument.psf import ImagePSF
 from ..measurement.photometry import Measurements, measure_arrays
-from ..model.blend import Blend, Stack
+from ..model.blend import Blend
 from ..model.component import FactorizedComponent
 from ..model.constraint import AbstractConstraint
 from ..model.morphology import ImageMorphology
@@ -150,11 +151,15 @@ def deblend_one(blend: Packed, settings: Settings) -> Output:
 def compile_side_by_side(blend: Packed, settings: Settings) -> None:
     """Compile the programs that `deblend_one` needs for such a blend at the same time, but for `refine_models`.
 
-    They are traced one after the other; each is compiled by another thread meanwhile. If the first of them is there
-    already, nothing is done: others that are missing, as the fit for another prior, are compiled when they are called.
+    They are traced one after the other; each is compiled by another thread meanwhile. If the first of these for its
+    sources is there already, nothing is done: others that are missing, as the fit for another prior, are compiled when
+    they are called.
     """
-    if prepare_observation.has(_parts(blend)[0]):
-        return
+    pixels, sources = _parts(blend)
+    if prepare_observation.has(pixels) and "start" not in blend:
+        obs = prepare_observation.prepared(pixels).result
+        if expand_sources.has(obs, sources, settings.stamp_edge, settings.plain_options):
+            return
     with ThreadPoolExecutor(usable_cores()) as pool:
         _in_sequence(blend, settings, lambda program, *args: _compiled_by(pool, program.prepared(*args)))
 
@@ -208,8 +213,8 @@ def _under(blend: Blend, rules: Rules) -> Blend:
         if isinstance(component, FactorizedComponent) and isinstance(component.morphology, ImageMorphology):
             morphology = jax.vmap(lambda part: part.under(*rules))(component.morphology)
             component = FactorizedComponent(component.spectrum, morphology)
-        stacks.append(Stack(component, stack.source, stack.active))
-    return Blend(blend.centers, blend.center_prior, tuple(stacks), blend.active, blend.frame, blend.record)
+        stacks.append(dataclasses.replace(stack, component=component))
+    return dataclasses.replace(blend, stacks=tuple(stacks))
 
 
 def _parts(blend: Packed) -> tuple[Packed, Packed]:

@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ..detection import Detection, detect, light_extent
 from ..fitting import RESULTS
-from ..fitting.extend import picked
-from ..instrument.box import Box
 from ..io import Exposure, PathLike
-from ..model.blend import Blend, Stack
-from ..model.prior import CenterPrior
+from ..model.blend import Blend
 from ..runtime.progress import announce
 from .config import DeblendConfig
 from .extended_plan import extend_plan
@@ -32,7 +29,7 @@ from .pipeline import (
 from .plan import PSEUDO, WorkUnit, largest_memory, make_plan, peak_significance, plan_digest
 from .records import SKIPPED, stored_outcomes, stored_tables
 from .running import Cutout, Cutter, Runner
-from .store import ModelStore, StoredBlend, StoreWriter
+from .store import ModelStore, StoreWriter
 
 WORTHWHILE = 16
 """Fewest stored models with which a blend begins: with fewer, a fit from scratch is as fast, and its χ² is up to 5 %
@@ -312,11 +309,12 @@ class StartCutter:
             record = self.store.record(number)
             if record.status in (RESULTS.CONVERGED, RESULTS.MAX_STEPS):
                 members = np.array([self.holders[int(unit.rows[place])][1] for place in places])
-                parts.append(_moved(record, members, unit.box))
+                shift = np.subtract(record.box.start, unit.box.start).astype(record.blend.centers.dtype)
+                parts.append(record.blend.take(members).trimmed().moved(shift, frame=unit.box.shape))
                 started += places
         if len(started) < WORTHWHILE:
             return cutout
-        return dataclasses.replace(cutout, start=_together(parts), started=np.array(started))
+        return dataclasses.replace(cutout, start=Blend.join(parts), started=np.array(started))
 
     def _held(self, unit: WorkUnit, positions: Float[np.ndarray, "source 2"]) -> dict[int, list[int]]:
         """Places in the unit of the rows whose model is good to start with, by the blend that holds it."""
@@ -328,32 +326,3 @@ class StartCutter:
         for place in np.flatnonzero(~new & ~overlaps):
             found.setdefault(self.holders[int(unit.rows[place])][0], []).append(int(place))
         return found
-
-
-def _moved(record: StoredBlend, places: Int[np.ndarray, " source"], box: Box) -> Blend:
-    """Some sources of a stored blend, in the pixels of another window."""
-    blend = picked(record.blend, places)
-    centers, mean = np.asarray(blend.centers), np.asarray(blend.center_prior.mean)
-    shift = np.subtract(record.box.start, box.start).astype(centers.dtype)
-    prior = CenterPrior(mean + shift, blend.center_prior.sigma)
-    return Blend(centers + shift, prior, blend.stacks, blend.active, box.shape)
-
-
-def _together(parts: list[Blend]) -> Blend:
-    """The sources of several blends of one window, one after the other."""
-    firsts = np.cumsum([0, *(len(part.centers) for part in parts[:-1])])
-    stacks = tuple(
-        Stack(stack.component, stack.source + stack.source.dtype.type(first), stack.active)
-        for part, first in zip(parts, firsts, strict=True)
-        for stack in part.stacks
-    )
-    return Blend(
-        np.concatenate([part.centers for part in parts]),
-        CenterPrior(
-            np.concatenate([part.center_prior.mean for part in parts]),
-            np.concatenate([part.center_prior.sigma for part in parts]),
-        ),
-        stacks,
-        np.concatenate([part.active for part in parts]),
-        parts[0].frame,
-    )

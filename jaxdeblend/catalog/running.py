@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..batch import Deblended, deblend_batch, deblend_stream, first_sources, some_sources
+from ..batch import Deblended, deblend_batch, deblend_stream
 from ..fitting import Initialization, ProximalAdam
 from ..instrument.box import Box
 from ..instrument.observation import Observation
@@ -69,7 +69,7 @@ class Cutout:
         """What the engine made of it, the sources in the order of the unit's rows."""
         if self.start is None:
             return result
-        return some_sources(result, np.argsort(np.concatenate([self.started, self.new])))
+        return result.take(np.argsort(np.concatenate([self.started, self.new])))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Finished:
         """Record of the unit, and what was fitted of its own sources."""
         if self.result is None or self.cutout is None:
             return unfitted_record(self.unit, FAILED + self.error), None
-        own = first_sources(self.result, self.unit.n_own)
+        own = self.result.take(np.arange(self.unit.n_own))
         return fitted_record(self.unit, self.cutout.positions, self.cutout.obs, self.result, own), own
 
 

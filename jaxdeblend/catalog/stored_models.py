@@ -249,7 +249,9 @@ def _part(blend: Blend, sources: Int[np.ndarray, " source"], count: int, edge: i
         if len(kept):
             stacks.append(_padded(stack, kept, source))
     prior = CenterPrior(padded, np.zeros(count, centers.dtype))
-    return Blend(padded, prior, tuple(stacks), np.ones(count, bool), (edge, edge))
+    return Blend(
+        centers=padded, center_prior=prior, stacks=tuple(stacks), active=np.ones(count, bool), frame=(edge, edge)
+    )
 
 
 def _padded(stack: Stack, kept: Int[np.ndarray, " kept"], source: Int[np.ndarray, " component"]) -> Stack:

@@ -1,15 +1,12 @@
 """From a fitted blend to one with more sources."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..instrument.noise_units import in_noise_units
 from ..instrument.observation import Observation
-from ..model.blend import Blend, Stack
-from ..model.prior import CenterPrior
+from ..model.blend import Blend
 from ..runtime.programs import Program
 from .initialize import Initialization, initialize, initialize_arrays
 from .record import without_record
@@ -106,66 +103,5 @@ _rest = Program(_left)
 
 @Program
 def _joined_and_solved(blend: Blend, new: Blend, obs: Observation) -> Blend:
-    both = _joined(blend, new)
+    both = Blend.join([blend, new])
     return solve_spectra(both, obs, render_terms(both, obs))
-
-
-def _joined(one: Blend, two: Blend) -> Blend:
-    """The sources of two blends of one frame."""
-    first = len(one.centers)
-    stacks = list(one.stacks)
-    for stack in two.stacks:
-        new = Stack(stack.component, stack.source + first, stack.active)
-        place = next((place for place, known in enumerate(stacks) if known.kind == new.kind), None)
-        if place is None:
-            stacks.append(new)
-        else:
-            stacks[place] = _concatenated(stacks[place], new)
-    prior = CenterPrior(
-        jnp.concatenate([one.center_prior.mean, two.center_prior.mean]),
-        jnp.concatenate([one.center_prior.sigma, two.center_prior.sigma]),
-    )
-    return Blend(
-        jnp.concatenate([one.centers, two.centers]),
-        prior,
-        tuple(stacks),
-        jnp.concatenate([jnp.asarray(one.active), jnp.asarray(two.active)]),
-        one.frame,
-    )
-
-
-def _concatenated(one: Stack, two: Stack) -> Stack:
-    """Components of one kind, one after the other."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]), one, two)
-
-
-def picked(blend: Blend, places: np.ndarray) -> Blend:
-    """Some sources of a fitted blend, in the order wanted; on the host.
-
-    Parameters
-    ----------
-    blend
-        The blend.
-    places
-        Places of the sources wanted.
-
-    Returns
-    -------
-    Blend
-        These sources without dark components, but for sources that have no others.
-    """
-    number = np.full(len(blend.centers), -1)
-    number[places] = np.arange(len(places))
-    stacks = [jax.tree.map(np.asarray, stack) for stack in blend.stacks]
-    lit = {int(source) for stack in stacks for source in stack.source[stack.active]}
-    kept = []
-    for stack in stacks:
-        wanted = np.flatnonzero((number[stack.source] >= 0) & (stack.active | ~np.isin(stack.source, [*lit])))
-        part = jax.tree.map(lambda array, wanted=wanted: array[wanted], stack)
-        kept.append(Stack(part.component, number[part.source].astype(part.source.dtype), part.active))
-    centers, mean, sigma, active = (
-        np.asarray(array)[places]
-        for array in (blend.centers, blend.center_prior.mean, blend.center_prior.sigma, blend.active)
-    )
-    record = None if blend.record is None else blend.record.of_sources(places)
-    return Blend(centers, CenterPrior(mean, sigma), tuple(kept), active, blend.frame, record)

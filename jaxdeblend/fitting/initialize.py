@@ -1,5 +1,7 @@
 """From positions to a first model of a blend."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -301,7 +303,7 @@ def refined(first: FirstModels, obs: Observation) -> FirstModels:
 
 def blend_of(models: FirstModels, obs: Observation, options: Initialization) -> Blend:
     """The blend of these sources, for `fit`."""
-    sources = Blend(models.center, models.prior, (), models.active, obs.shape)
+    sources = Blend(centers=models.center, center_prior=models.prior, stacks=(), active=models.active, frame=obs.shape)
     return with_shapes(
         sources,
         obs,
@@ -362,7 +364,7 @@ def with_shapes(
     images, source, lit, height = _components(shapes, lit, jnp.where(point, 0.0, significance), options)
     step = jnp.where(point[source], 0.0, 0.01)
     stacks = _stacks(images, amplitude[source] * height[:, None], source, lit, step, point[source], peak, options)
-    blend = Blend(sources.centers, sources.center_prior, stacks, sources.active, sources.frame)
+    blend = dataclasses.replace(sources, stacks=stacks)
     return blend if spectra is not None else solve_spectra(blend, obs, render_terms(blend, obs))
 
 

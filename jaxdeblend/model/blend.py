@@ -5,8 +5,9 @@ flag. A blend is thus a fixed number of arrays whatever its sources are, and a b
 with one more axis. Outside, `Blend.sources` gives them back as a list.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import equinox as eqx
 import jax
@@ -47,11 +48,27 @@ class Stack(eqx.Module):
     source: Int[AnyArray, " component"]
     active: Bool[AnyArray, " component"]
 
+    @classmethod
+    def of(cls, components: Sequence[AbstractComponent], source: Sequence[int]) -> "Stack":
+        """Stack components of one kind; `source` is the index of the source that each belongs to."""
+        component = jax.tree.map(_stacked, *components)
+        return cls(component, device_array(list(source)), device_array(np.ones(len(components), bool)))
+
     @property
     def kind(self) -> Hashable:
         """What must agree for components of two stacks to lie in one."""
         leaves, tree = jax.tree.flatten(self.component)
         return tree, tuple((jnp.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves)
+
+    def take(self, index: Int[np.ndarray, " taken"]) -> "Stack":
+        """Some of the components, on the host."""
+        return jax.tree.map(lambda array: np.asarray(array)[index], self)
+
+    def padded(self, n_components: int) -> "Stack":
+        """The stack with padding after its components, which repeats them, on the host."""
+        n_own = len(self.source)
+        stack = self.take(np.resize(np.arange(n_own), n_components))
+        return dataclasses.replace(stack, active=stack.active & (np.arange(n_components) < n_own))
 
     def terms(self) -> tuple[Float[Array, "component term band"], Float[Array, "component term s s"]]:
         """Terms of each component; those of padding are dark."""
@@ -82,7 +99,7 @@ class Stack(eqx.Module):
     def project(self, rms: Float[Array, " band"]) -> "Stack":
         """Every component projected."""
         component = jax.vmap(lambda part: part.project(rms))(self.component)
-        return Stack(component, self.source, self.active)
+        return dataclasses.replace(self, component=component)
 
     def log_prior(self, rms: Float[Array, " band"]) -> Float[Array, ""]:
         """Sum over the active components."""
@@ -149,6 +166,7 @@ class Blend(eqx.Module):
     (2, 2.0)
     """
 
+    _: dataclasses.KW_ONLY
     centers: Float[AnyArray, "source 2"]
     center_prior: CenterPrior
     stacks: tuple[Stack, ...]
@@ -177,16 +195,123 @@ class Blend(eqx.Module):
             for component in source.components:
                 groups.setdefault(_kind(component), []).append((number, component))
         stacks = tuple(
-            Stack(
-                jax.tree.map(_stacked, *[component for _, component in members]),
-                device_array([number for number, _ in members]),
-                device_array(np.ones(len(members), bool)),
-            )
+            Stack.of([component for _, component in members], [index for index, _ in members])
             for members in groups.values()
         )
         centers = _stacked(*[source.center for source in sources]) if sources else jnp.zeros((0, 2))
         errors = _stacked(*[source.center_error for source in sources]) if sources else jnp.zeros(0)
-        return cls(centers, CenterPrior(centers, errors), stacks, device_array(np.ones(len(sources), bool)), frame)
+        return cls(
+            centers=centers,
+            center_prior=CenterPrior(centers, errors),
+            stacks=stacks,
+            active=device_array(np.ones(len(sources), bool)),
+            frame=frame,
+        )
+
+    @classmethod
+    def join(cls, blends: Iterable["Blend"]) -> "Blend":
+        """The sources of blends of one frame, one blend after the other. Components of one kind share a stack.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp
+        >>> import jaxdeblend as jd
+        >>> star = jd.Blend.of([jd.PointSource((5, 6), jnp.ones(2))], frame=(16, 16))
+        >>> both = jd.Blend.join([star, star])
+        >>> len(both.sources), len(both.stacks)
+        (2, 1)
+        """
+        parts = list(blends)
+        stacks: dict[Hashable, list[Stack]] = {}
+        n_before = 0
+        for part in parts:
+            for stack in part.stacks:
+                source = stack.source + stack.source.dtype.type(n_before)
+                stacks.setdefault(stack.kind, []).append(dataclasses.replace(stack, source=source))
+            n_before += len(part.centers)
+        return cls(
+            centers=_joined(*[part.centers for part in parts]),
+            center_prior=jax.tree.map(_joined, *[part.center_prior for part in parts]),
+            stacks=tuple(jax.tree.map(_joined, *members) for members in stacks.values()),
+            active=_joined(*[part.active for part in parts]),
+            frame=parts[0].frame,
+        )
+
+    def take(self, index: Int[np.ndarray, " taken"]) -> "Blend":
+        """Some of the sources with all of their components, in the order wanted; on the host.
+
+        Parameters
+        ----------
+        index
+            Indices of the sources wanted, each once.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import jaxdeblend as jd
+        >>> blend = jd.Blend.of([jd.PointSource((y, 6), jnp.ones(2)) for y in (3, 5, 7)], frame=(16, 16))
+        >>> blend.take(np.array([2, 0])).centers[:, 0].tolist()
+        [7.0, 3.0]
+        """
+        new_index = np.full(len(self.centers), -1)
+        new_index[index] = np.arange(len(index))
+        stacks = []
+        for stack in self.stacks:
+            stack = stack.take(np.flatnonzero(new_index[np.asarray(stack.source)] >= 0))
+            source = new_index[stack.source].astype(stack.source.dtype)
+            stacks.append(dataclasses.replace(stack, source=source))
+        return Blend(
+            centers=np.asarray(self.centers)[index],
+            center_prior=jax.tree.map(lambda array: np.asarray(array)[index], self.center_prior),
+            stacks=tuple(stacks),
+            active=np.asarray(self.active)[index],
+            frame=self.frame,
+            record=None if self.record is None else self.record.of_sources(index),
+        )
+
+    def trimmed(self) -> "Blend":
+        """The blend without inactive components, but for sources that have no others; on the host."""
+        stacks = [stack.take(np.arange(len(stack.source))) for stack in self.stacks]
+        with_light = np.concatenate([np.zeros(0, int), *(stack.source[stack.active] for stack in stacks)])
+        kept = [stack.take(np.flatnonzero(stack.active | ~np.isin(stack.source, with_light))) for stack in stacks]
+        return dataclasses.replace(self, stacks=tuple(kept))
+
+    def padded(
+        self, n_sources: int, n_components: Callable[[int], int], *, frame: tuple[int, int] | None = None
+    ) -> "Blend":
+        """The blend with inactive sources and components after its own, on the host.
+
+        Parameters
+        ----------
+        n_sources
+            Number of sources with the padding.
+        n_components
+            Number of components of a stack with the padding, as a function of that without.
+        frame
+            Frame with the padding; by default as it is.
+        """
+        n_more = n_sources - len(self.centers)
+
+        def more(array: AnyArray) -> np.ndarray:
+            return np.concatenate([np.asarray(array), np.zeros((n_more, *array.shape[1:]), array.dtype)])
+
+        merged = [stack for stack in Blend.join([self]).stacks if len(stack.source)]
+        merged.sort(key=lambda stack: str(stack.kind))
+        return Blend(
+            centers=more(self.centers),
+            center_prior=jax.tree.map(more, self.center_prior),
+            stacks=tuple(stack.padded(n_components(len(stack.source))) for stack in merged),
+            active=more(self.active),
+            frame=self.frame if frame is None else frame,
+        )
+
+    def moved(self, shift: Float[np.ndarray, "2"], *, frame: tuple[int, int]) -> "Blend":
+        """The sources at other positions (y, x) of another frame, which nothing was fitted to."""
+        prior = dataclasses.replace(self.center_prior, mean=self.center_prior.mean + shift[None])
+        return dataclasses.replace(
+            self, centers=self.centers + shift[None], center_prior=prior, frame=frame, record=None
+        )
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -333,6 +458,15 @@ def _stacked(*values: AnyArray) -> Array:
     if any(isinstance(value, Tracer) for value in values):
         return jnp.stack(values)
     return device_array(np.stack([np.asarray(value) for value in values]))
+
+
+def _joined(*arrays: AnyArray) -> AnyArray:
+    """Arrays one after the other, on the host if all of them are."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if all(isinstance(array, np.ndarray) for array in arrays):
+        return np.concatenate(arrays)
+    return jnp.concatenate([jnp.asarray(array) for array in arrays])
 
 
 def _entry(values: AnyArray, index: int) -> Array:

@@ -114,7 +114,7 @@ class Program(Generic[P, R]):
 
     def _key(self, leaves: list[Any], structure: Any) -> tuple[Hashable, tuple[Hashable, ...], list[Any]]:
         """Key of the program for arguments of these leaves, the leaves without arrays, and the arrays."""
-        arrays = [leaf for leaf in leaves if isinstance(leaf, ARRAYS)]
+        arrays = [_with_strong_type(leaf) for leaf in leaves if isinstance(leaf, ARRAYS)]
         static = tuple(_ARRAY if isinstance(leaf, ARRAYS) else leaf for leaf in leaves)
         shapes = tuple((array.shape, array.dtype) for array in arrays)
         return (self, _device_of(arrays), _trace_settings(), structure, static, shapes), static, arrays
@@ -131,6 +131,18 @@ class Program(Generic[P, R]):
         donated = [array if taken else None for array, taken in zip(arrays, is_donated, strict=True)]
         kept = [None if taken else array for array, taken in zip(arrays, is_donated, strict=True)]
         return donated, kept
+
+
+def _shape_of(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of an array, as JAX takes it."""
+    return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def _with_strong_type(array: Any) -> Any:
+    """The array, without the weak type that results of Python numbers have: it would be another program."""
+    if isinstance(array, jax.Array) and array.weak_type:
+        return jax.lax.convert_element_type(array, array.dtype)
+    return array
 
 
 class _Call(NamedTuple):
@@ -208,7 +220,10 @@ class Compiled:
         """Trace the function, or load what another process traced, if that is not done."""
         with self._tracing:
             if self._jitted is None:
-                self._jitted = self._stored(donated, kept) or self._traced(donated, kept)
+                # The shapes alone: arrays that are tied to a device would leave their marks in the program, so that it
+                # and the last bits of its results would depend on the first call.
+                shapes = jax.tree.map(_shape_of, (donated, kept))
+                self._jitted = self._stored(*shapes) or self._traced(*shapes)
             return self._jitted
 
     def compile(self) -> None:

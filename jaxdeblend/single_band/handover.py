@@ -185,7 +185,7 @@ def _initialize(
     faint = FAINT * jnp.maximum(highest.max(initial=0.0), jnp.finfo(star.dtype).tiny / FAINT)
     shapes = jnp.where((highest > 0)[:, None, None], shapes, faint * star[None])
     prior = CenterPrior(positions, jnp.where(inside, error, 0.0))
-    sources = Blend(centers, prior, (), jnp.ones_like(inside), obs.shape)
+    sources = Blend(centers=centers, center_prior=prior, stacks=(), active=jnp.ones_like(inside), frame=obs.shape)
     return with_shapes(sources, obs, shapes, is_psf & fixed_points, options)
 
 

@@ -43,7 +43,7 @@ def with_padding(blend):
     stacks = tuple(eqx.tree_at(lambda stack: stack.active, stack, stack.active.at[-1].set(False)) for stack in more)
     prior = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1] + 3]), blend.center_prior)
     centers, active = jnp.concatenate([blend.centers, blend.centers[:1]]), jnp.append(blend.active, False)
-    return jd.Blend(centers, prior, stacks, active, FRAME)
+    return jd.Blend(centers=centers, center_prior=prior, stacks=stacks, active=active, frame=FRAME)
 
 
 # -------------------------------------------------------------------------------------------------- lists of sources
@@ -74,7 +74,7 @@ def test_a_blend_without_sources_is_dark():
 
 def test_a_blend_of_numpy_arrays_is_a_blend(blend):
     host = jax.device_get(blend)
-    host = jd.Blend(host.centers, host.center_prior, host.stacks, host.active, host.frame)
+    assert isinstance(host.centers, np.ndarray)
     np.testing.assert_allclose(host.cube(), cube(blend), atol=1e-5)
     np.testing.assert_allclose(host.sources[3].flux, blend.sources[3].flux, rtol=1e-6)
     np.testing.assert_allclose(host.log_prior(RMS), log_prior(blend), rtol=1e-5)
@@ -198,3 +198,77 @@ def test_a_users_component_works_in_a_blend_and_its_gradient_flows():
     halo = gradient.stacks[0].component
     assert np.asarray(halo.sigma).all() and np.asarray(halo.spectra).any() and np.isfinite(halo.sigma).all()
     np.testing.assert_allclose(blend.step_sizes(RMS).stacks[0].component.sigma, [0.05, 0.05], rtol=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------- algebra
+
+
+def test_taken_sources_are_those_of_the_list_in_the_order_wanted(blend):
+    index = np.array([3, 0, 2])
+    taken = blend.take(index)
+    assert_sources_are(taken, [blend.sources[k] for k in index])
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(taken))
+
+
+def test_taking_keeps_padding_and_trimming_drops_it(blend):
+    padded = with_padding(blend)
+    everything = padded.take(np.arange(len(padded.centers)))
+    assert n_components(everything) == n_components(padded) > n_components(blend)
+    trimmed = everything.trimmed()
+    assert n_components(trimmed) == n_components(blend)
+    assert_sources_are(trimmed, blend.sources)
+
+
+def test_a_source_without_light_keeps_its_components(blend):
+    dark = eqx.tree_at(
+        lambda b: [stack.active for stack in b.stacks], blend, [np.asarray(s.source) != 1 for s in blend.stacks]
+    )
+    trimmed = dark.trimmed()
+    assert len(trimmed.sources) == len(blend.sources)
+    assert n_components(trimmed) == n_components(blend)
+
+
+def test_joined_blends_have_the_sources_of_both(blend):
+    other = blend.take(np.array([1, 3]))
+    both = jd.Blend.join([blend, other])
+    assert_sources_are(both, [*blend.sources, *other.sources])
+    assert len(both.stacks) == len(blend.stacks)
+    np.testing.assert_allclose(cube(both), cube(blend) + cube(other), atol=1e-5)
+
+
+def test_a_joined_blend_is_the_same_under_jit(blend):
+    both = jax.jit(lambda a, b: jd.Blend.join([a, b]))(blend, blend)
+    np.testing.assert_array_equal(cube(both), cube(jd.Blend.join([blend, blend])))
+
+
+def test_padding_is_dark_and_no_source(blend):
+    frame = (FRAME[0] + 8, FRAME[1] + 3)
+    padded = blend.padded(9, lambda n: n + 2, frame=frame)
+    assert len(padded.centers) == 9 and padded.frame == frame
+    assert_sources_are(padded, blend.sources)
+    np.testing.assert_allclose(cube(padded)[:, : FRAME[0], : FRAME[1]], cube(blend), atol=1e-5)
+
+
+def test_a_moved_blend_shines_elsewhere(blend):
+    moved = blend.moved(np.array([2.0, 3.0], np.float32), frame=FRAME)
+    np.testing.assert_allclose(cube(moved)[:, 2:, 3:], cube(blend)[:, :-2, :-3], atol=1e-4)
+    shift = np.asarray(moved.center_prior.mean - blend.center_prior.mean)
+    np.testing.assert_allclose(shift, np.tile([2.0, 3.0], (len(shift), 1)), rtol=1e-6)
+
+
+def test_blends_are_made_by_keyword_only(blend):
+    with pytest.raises(TypeError, match="positional"):
+        jd.Blend(blend.centers, blend.center_prior, blend.stacks, blend.active, FRAME)
+
+
+def n_components(blend):
+    return sum(len(stack.source) for stack in blend.stacks)
+
+
+def assert_sources_are(blend, expected):
+    """The same sources, in order."""
+    assert len(blend.sources) == len(expected)
+    for source, wanted in zip(blend.sources, expected, strict=True):
+        np.testing.assert_array_equal(source.center, wanted.center)
+        np.testing.assert_allclose(source.flux, wanted.flux, rtol=1e-6)
+        assert len(source.components) == len(wanted.components)

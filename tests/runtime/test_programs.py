@@ -11,6 +11,7 @@ from jaxdeblend.runtime import options, programs
 from jaxdeblend.runtime.host import MAPPINGS
 from jaxdeblend.runtime.options import compile_options, is_known
 from jaxdeblend.runtime.programs import Program
+from tests.compilations import compilations
 
 
 def counted(**options):
@@ -139,3 +140,23 @@ def test_a_jaxlib_without_any_option(monkeypatch):
 
 def test_other_platforms_get_no_options():
     assert compile_options("gpu", one_core=True) == compile_options("tpu") == {}
+
+
+def test_a_program_depends_on_shapes_alone():
+    """Arrays that are tied to a device, as the results of other programs are, must not change a bit of the results."""
+    texts = []
+    for array in (np.ones(4, np.float32), jax.device_put(jnp.ones(4), jax.devices()[0]), jnp.ones(4)):
+        program = Program(lambda x: jnp.sum(jnp.sin(x)) * x)
+        texts.append(program.prepared(array)._jitted.lowered.as_text())
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_weak_types_are_no_other_program():
+    program = Program(lambda x: x * 2)
+    assert float(program(jnp.asarray(1.0, dtype=jnp.float32))) == 2
+    weak = jax.jit(lambda: 3.0)()
+    assert weak.weak_type
+    with compilations() as names:
+        assert float(program(weak)) == 6
+    assert program.n_compiled == 1
+    assert not [name for name in names if "lambda" in name]

@@ -280,8 +280,14 @@ class _Converter:
                 shapes = tuple(leaf.shape for leaf in jax.tree.leaves(component))
                 members.setdefault((type(component), shapes), []).append((k, component))
         sigma = np.full(len(centers), self.center_error, np.float32)
-        stacks = tuple(_stack(group) for group in members.values())
-        blend = Blend(centers, CenterPrior(centers, sigma), stacks, np.ones(len(centers), dtype=bool), box.shape)
+        stacks = tuple(Stack.of([part for _, part in group], [k for k, _ in group]) for group in members.values())
+        blend = Blend(  # on the host, as all that is read from files
+            centers=centers,
+            center_prior=CenterPrior(centers, sigma),
+            stacks=jax.device_get(stacks),
+            active=np.ones(len(centers), dtype=bool),
+            frame=box.shape,
+        )
         return LsstBlend(number, parent, box, np.array([int(key) for key in entry["sources"]], np.int64), blend)
 
     def _component(self, part: dict[str, Any], peak: tuple[int, int]) -> AbstractComponent:
@@ -334,10 +340,3 @@ def _stamp(image: np.ndarray, origin: tuple[int, int], peak: tuple[int, int]) ->
     stamp = np.zeros((*image.shape[:-2], 2 * half + 1, 2 * half + 1), image.dtype)
     stamp[(..., *(slice(first + half, last + half) for first, last in offsets))] = image
     return stamp
-
-
-def _stack(members: list[tuple[int, AbstractComponent]]) -> Stack:
-    component = jax.tree.map(
-        lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *(part for _, part in members)
-    )
-    return Stack(component, np.array([k for k, _ in members], np.int32), np.ones(len(members), dtype=bool))

@@ -262,7 +262,14 @@ def _spectrum(values: np.ndarray, header: StoreHeader) -> np.ndarray:
 def _blend(rows: Rows, kinds: Kinds, record: FitRecord) -> Blend:
     prior = CenterPrior(rows["sources/detected"], rows["sources/center_error"])
     frame = (int(rows["blends/height"][0]), int(rows["blends/width"][0]))
-    return Blend(rows["sources/center"], prior, tuple(_stacks(rows, kinds)), rows["sources/active"], frame, record)
+    return Blend(
+        centers=rows["sources/center"],
+        center_prior=prior,
+        stacks=tuple(_stacks(rows, kinds)),
+        active=rows["sources/active"],
+        frame=frame,
+        record=record,
+    )
 
 
 def _stacks(rows: Rows, kinds: Kinds) -> Iterator[Stack]:

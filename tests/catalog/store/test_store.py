@@ -97,7 +97,8 @@ def test_a_blend_without_sources_keeps_its_stacks(tmp_path):
     one = record(7)
     stacks = tuple(jax.tree.map(lambda array: array[:0], stack) for stack in one.blend.stacks)
     none = np.zeros((0, 2), np.float32)
-    empty = jd.Blend(none, jd.CenterPrior(none, none[:, 0]), stacks, none[:, 0] > 0, (21, 24))
+    prior = jd.CenterPrior(none, none[:, 0])
+    empty = jd.Blend(centers=none, center_prior=prior, stacks=stacks, active=none[:, 0] > 0, frame=(21, 24))
     fit = jd.FitResult(empty, one.fit.loss, one.fit.n_steps, one.fit.status)
     with jd.StoreWriter.create(tmp_path / "empty.h5", HEADER) as writer:
         writer.append(jd.StoredBlend(1, 1, one.box, one.rows[:0], fit))
