@@ -62,6 +62,14 @@ def test_another_process_need_not_trace_again(folder, monkeypatch):
         Program(second_moments)(IMAGE[:5, :5])
 
 
+def test_programs_depend_on_shapes_alone(folder):
+    """Arrays that are tied to a device, as the results of other programs are, must not change a bit of the results."""
+    tied = jax.device_put(IMAGE, jax.devices()[0])
+    texts = [Program(second_moments).prepared(image)._jitted.lowered.as_text() for image in (IMAGE, tied)]
+    assert texts[0] == texts[1]
+    assert not stored(folder), "the second was loaded"
+
+
 def test_results_are_put_together_again(folder, monkeypatch):
     blend, obs = star()
     optimizer = ProximalAdam(max_steps=12)
