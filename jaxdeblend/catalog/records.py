@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from astropy import units
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from jaxtyping import Float, Int
@@ -255,13 +254,9 @@ def source_table(
             center[one.rows] = np.asarray(one.measurements.center, float) + one.box.start
             for name, column in values.items():
                 column[one.rows] = np.asarray(getattr(one.measurements, name))
-    table = table_of(Measurements(center=center, **values), bands)
+    table = table_of(Measurements(center=center, **values), bands, wcs=wcs)
     for name in ("size", "e1", "e2"):
         table[name][np.isnan(values["moments"][:, 0])] = np.nan
-    if wcs is not None:
-        sky = wcs.pixel_to_world_values(center[:, 1], center[:, 0])
-        angles = [np.asarray(angle, float) * units.deg for angle in sky]
-        table.add_columns(angles, names=["ra", "dec"], indexes=[table.index_column("y") + 1] * 2)
     of_blends = _of_blends(len(positions), outcomes)
     table.add_column(of_blends.pop("parent"), name="parent", index=1)
     table["peak_x"], table["peak_y"] = positions[:, 1].astype(float), positions[:, 0].astype(float)

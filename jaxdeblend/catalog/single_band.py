@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from astropy import units
 from astropy.table import QTable, Table
 from jaxtyping import Float
 
@@ -13,7 +12,7 @@ from ..detection import Detection, detect
 from ..instrument.box import Box
 from ..instrument.psf_field import as_field
 from ..io import Exposure, SourceModel
-from ..measurement.table import describe_columns
+from ..measurement.table import add_sky, describe_columns
 from ..single_band import SingleBandConfig, SingleBandFlag, SingleBandResult, deblend_single_band_batch
 from .columns import SINGLE_BAND_COLUMNS, SINGLE_BAND_PARENT_COLUMNS
 from .parents import Parent, find_parents
@@ -291,9 +290,7 @@ def _tabulate(
         owner[parent.rows], n_peaks[parent.rows] = number, len(parent.rows)
     table = QTable({"id": np.arange(n), "parent": owner})
     table["x"], table["y"] = positions.T[::-1]
-    if exposure.wcs is not None:
-        sky = exposure.wcs.pixel_to_world_values(positions[:, 1], positions[:, 0])
-        table["ra"], table["dec"] = (np.asarray(angle, float) * units.deg for angle in sky)
+    add_sky(table, exposure.wcs)
     table["n_peaks"] = n_peaks
     table["flags"] = np.bitwise_or.reduce(columns["flags"], axis=0).astype(np.int32)
     for band, values in enumerate(zip(*columns.values(), strict=True)):

@@ -6,11 +6,12 @@ from typing import Any
 import click
 import numpy as np
 from astropy.io import fits
-from astropy.table import Column, Table
+from astropy.table import Table
 
 from ..detection import Detection, detect
 from ..detection.detection import METHODS
 from ..io import Exposure, staged_folder, write_catalog
+from ..measurement.table import add_sky
 from ..runtime.progress import announce
 from .options import Inputs, common_options, exposure_options, inputs, output_options
 from .pictures import save_detection
@@ -56,9 +57,7 @@ def run_detect(inputs: Inputs, output: Path, *, threshold: float, method: str, o
 
 def _peaks(exposure: Exposure, detection: Detection) -> Table:
     peaks = detection.peaks.copy()
-    if exposure.wcs is not None:
-        ra, dec = exposure.wcs.pixel_to_world_values(np.asarray(peaks["x"]), np.asarray(peaks["y"]))
-        peaks["ra"], peaks["dec"] = Column(ra, unit="deg"), Column(dec, unit="deg")
+    add_sky(peaks, exposure.wcs)
     return peaks
 
 

@@ -264,7 +264,7 @@ def first_models(
 ) -> FirstModels:
     """All sources as multi-Gaussian expansions; parameters as for `initialize_arrays`."""
     obs = obs.prepared()
-    inside = lies_inside(positions, obs)
+    inside = obs.contains(positions)
     centers = jnp.where(inside[:, None], positions, 0.0)
     lit = active & inside
     shapes, spectra, improved, point_share = expand(
@@ -289,7 +289,7 @@ def refined(first: FirstModels, obs: Observation) -> FirstModels:
     """First models with the points among them found, and the shapes of bright galaxies corrected."""
     obs = obs.prepared()
     positions, errors = jnp.asarray(first.prior.mean), jnp.asarray(first.prior.sigma)
-    detected = jnp.where(lies_inside(positions, obs)[:, None], positions, 0.0)
+    detected = jnp.where(obs.contains(positions)[:, None], positions, 0.0)
     light = jnp.where(first.lit[:, None], first.spectra, 0.0)
     points = find_points(obs, first.shapes, light, first.center, detected, errors, first.compact, first.significance)
     found = eqx.tree_at(lambda models: (models.is_point, models.center), first, (points.is_point, points.center))
@@ -350,7 +350,7 @@ def with_shapes(
         Initial blend for `fit`.
     """
     obs = obs.prepared()
-    lit = jnp.asarray(sources.active) & lies_inside(jnp.asarray(sources.center_prior.mean), obs)
+    lit = jnp.asarray(sources.active) & obs.contains(jnp.asarray(sources.center_prior.mean))
     shapes, peak = jax.vmap(prox.normalized)(shapes)
     if significance is None:
         significance = _significance(obs, jnp.asarray(sources.centers), lit)
@@ -369,12 +369,6 @@ def with_shapes(
 
 
 _initialize = Program(initialize_arrays)
-
-
-def lies_inside(positions: Float[Array, "source 2"], obs: Observation) -> Bool[Array, " source"]:
-    """Whether positions lie on a pixel of the image; False for one that is not finite."""
-    end = obs.extent.astype(positions.dtype)[None, :] - 0.5
-    return jnp.all((positions >= -0.5) & (positions < end), axis=-1)
 
 
 def _components(

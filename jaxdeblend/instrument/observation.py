@@ -149,6 +149,19 @@ class Observation(eqx.Module):
         """Shape (y, x) of the images."""
         return (self.images.shape[-2], self.images.shape[-1])
 
+    def contains(self, positions: Float[Array, "source 2"]) -> Bool[Array, " source"]:
+        """Whether positions (y, x) lie on a pixel of the images, not of padding; False for one that is not finite.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp
+        >>> obs = Observation(jnp.ones((1, 8, 8)), jnp.ones((1, 8, 8)), GaussianPSF(1.5), bands=["r"])
+        >>> obs.contains(jnp.array([[0.0, 7.4], [7.5, 0.0], [jnp.nan, 3.0]])).tolist()
+        [True, False, False]
+        """
+        end = jnp.asarray(self.extent, positions.dtype)[None, :] - 0.5
+        return jnp.all((positions >= -0.5) & (positions < end), axis=-1)
+
     @property
     def background_rms(self) -> Float[Array, " band"]:
         """Typical 1σ noise of a usable pixel: 1 / √(mean weight); 0 for a band without data."""

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..fitting.initialize import lies_inside
 from ..fitting.loop import RESULTS
 from ..fitting.render import Terms, render_terms, sum_terms
 from ..instrument.noise_units import in_noise_units
@@ -194,7 +193,7 @@ def measure_arrays(
         blendedness=jax.vmap(apportion.blendedness, in_axes=1, out_axes=1)(models),
         data_coverage=jnp.where(shapeless[:, None], jnp.nan, data_coverage(observed, obs)),
         peak_flux=_peak_flux(detected, obs),
-        center=jnp.where(lies_inside(detected, obs)[:, None], blend.centers, detected),
+        center=jnp.where(obs.contains(detected)[:, None], blend.centers, detected),
         moments=jax.vmap(moments.second_moments)(shapes) - _psf_moments(obs, shapes.shape[-1])[None, :],
         n_components=n_components,
         flags=flags,
@@ -261,7 +260,7 @@ def _observed_shapes(blend: Blend, obs: Observation, terms: Terms) -> Float[Arra
 
 def _peak_flux(positions: Float[Array, "source 2"], obs: Observation) -> Float[Array, "source band"]:
     """Value of the image on the pixel of each position, NaN where it is unusable."""
-    inside = lies_inside(positions, obs)
+    inside = obs.contains(positions)
     pixels = jnp.where(inside[:, None], jnp.floor(positions + 0.5), 0.0).astype(int)
     y, x = jnp.minimum(pixels, jnp.asarray(obs.shape)[None] - 1).T
     usable = inside[None, :] & (jnp.asarray(obs.weights)[:, y, x] > 0)
@@ -340,7 +339,7 @@ def _flags(
     status: Int[Array, ""],
 ) -> Int[Array, " source"]:
     """All flags of all sources."""
-    inside = lies_inside(jnp.asarray(blend.center_prior.mean), obs)
+    inside = obs.contains(jnp.asarray(blend.center_prior.mean))
     reach = jnp.maximum(0.5 * obs.psf.fwhm().max(), 1.0)
     end = obs.extent.astype(obs.images.dtype)[None, :] - 1
     border = jnp.minimum(blend.centers, end - blend.centers).min(axis=1)

@@ -128,9 +128,7 @@ def table_of(
 
     center = np.asarray(values.center, dtype=float)
     table = QTable({"id": np.arange(len(center)), "x": center[:, 1], "y": center[:, 0]})
-    if wcs is not None:
-        sky = wcs.pixel_to_world_values(center[:, 1], center[:, 0])
-        table["ra"], table["dec"] = (np.asarray(angle, dtype=float) * units.deg for angle in sky)
+    add_sky(table, wcs)
     flux, error = np.asarray(values.flux), np.asarray(values.flux_err)
     with np.errstate(invalid="ignore"):
         snr = flux / error
@@ -150,6 +148,25 @@ def table_of(
     table["flags"] = np.asarray(values.flags, dtype=np.int32)
     describe_columns(table, MEASURED_COLUMNS, bands, unit=unit)
     return table
+
+
+def add_sky(table: "Table", wcs: "WCS | None") -> None:
+    """Add the columns ``ra`` and ``dec`` of the positions ``x`` and ``y``, in place; without coordinates, nothing.
+
+    Parameters
+    ----------
+    table
+        The table; ``x`` and ``y`` are 0-based pixels.
+    wcs
+        Coordinates of the pixels.
+    """
+    if wcs is None:
+        return
+    from astropy import units
+
+    angles = wcs.pixel_to_world_values(np.asarray(table["x"]), np.asarray(table["y"]))
+    for name, angle in zip(("ra", "dec"), angles, strict=True):
+        table[name] = np.asarray(angle, dtype=float) * units.deg
 
 
 def describe_columns(

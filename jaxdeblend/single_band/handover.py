@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..fitting.expansion import band_weights
-from ..fitting.initialize import Initialization, check_errors, initialize, lies_inside, with_shapes
+from ..fitting.initialize import Initialization, check_errors, initialize, with_shapes
 from ..fitting.ladder import default_stamp_edge
 from ..instrument.kernel import laplacian_transform
 from ..instrument.observation import Observation
@@ -174,7 +174,7 @@ def _initialize(
 ) -> Blend:
     obs = obs.prepared()
     assert obs.kernel is not None  # that is what `prepared` means
-    inside = lies_inside(positions, obs)
+    inside = obs.contains(positions)
     centers = jnp.where(inside[:, None], positions, 0.0)
     kernels = jnp.asarray(obs.kernel.image)
     kernel = jnp.einsum("b,byx->yx", share, jnp.broadcast_to(kernels, (len(obs.bands), *kernels.shape[1:])))

@@ -234,3 +234,12 @@ def test_observations_are_trees_of_arrays():
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         observe(**options)
+
+
+def test_positions_on_padding_are_not_contained():
+    """The extent of a padded observation counts, and half a pixel beyond the centres of the outermost pixels."""
+    obs = jd.Observation(
+        np.ones((1, 8, 9)), np.ones((1, 8, 9)), jd.GaussianPSF(1.5), bands=["r"], extent=np.array([6, 5])
+    )
+    positions = jnp.array([[-0.5, -0.5], [-0.51, 0.0], [5.49, 4.49], [5.5, 0.0], [0.0, 4.5], [jnp.inf, 0.0]])
+    assert obs.contains(positions).tolist() == [True, False, True, False, False, False]
