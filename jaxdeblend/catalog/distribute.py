@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._version import __version__
+from ..runtime.host import MACHINE_CORES
 from .config import DeblendConfig
 from .plan import WorkUnit
 from .records import FAILED, unfitted_record
@@ -409,6 +410,8 @@ def prepare_worker(worker: Any, *, count: int, devices: Sequence[str] = (), cach
     index = int(worker.name)
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
+        os.environ[MACHINE_CORES] = ",".join(map(str, cores))
+        os.environ.setdefault("NPROC", str(len(cores)))  # number of threads of JAX's CPU client, as in one process
         os.sched_setaffinity(0, cores[index % len(cores) :: count])
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]

@@ -18,6 +18,9 @@ from jaxtyping import Array, Float, Shaped
 
 from .inputs import plain_numbers
 
+MACHINE_CORES = "JAXDEBLEND_MACHINE_CORES"
+"""Environment variable of a worker: the cores of its machine, of which it has a share."""
+
 AnyArray = Array | np.ndarray
 """A NumPy or a JAX array."""
 
@@ -170,3 +173,22 @@ def settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:
             yield
 
     return settings
+
+
+@contextmanager
+def on_all_cores() -> Iterator[None]:
+    """Let a thread of a worker see all cores of the machine, not its share alone, while it compiles.
+
+    XLA divides large loops by the number of cores that it sees, and of threads of its client, which changes the last
+    bits of sums: the programs of workers must be those of one process. Elsewhere, nothing is done.
+    """
+    cores = os.environ.get(MACHINE_CORES)
+    if not cores:
+        yield
+        return
+    share = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, share)

@@ -24,7 +24,7 @@ from jax.interpreters.partial_eval import DynamicJaxprTracer
 from jax.sharding import SingleDeviceSharding
 
 from .cache import keep_programs
-from .host import share_of_mappings
+from .host import on_all_cores, share_of_mappings
 from .options import compile_options
 from .structures import description_of, tree_of
 from .traced import SETTINGS, Traced, compiled_files, digest_of, load, locked, remove_damaged, save
@@ -233,12 +233,14 @@ class Compiled:
             if self._is_compiled or jitted is None:
                 return
             if jitted.unsaved is None:
-                jitted.lowered.compile()
+                with on_all_cores():
+                    jitted.lowered.compile()
             else:
                 folder, digest, traced = jitted.unsaved
                 with locked(folder, digest):
                     before = compiled_files(folder, self._call.name)
-                    jitted.lowered.compile()
+                    with on_all_cores():
+                        jitted.lowered.compile()
                     after = compiled_files(folder, self._call.name)
                     written = dict(after.items() - before.items())
                     save(folder, digest, traced._replace(compiled=written))

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import pickle
+import re
 import signal
 import sys
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
@@ -18,6 +20,7 @@ from jaxdeblend.catalog import distribute
 from jaxdeblend.catalog.distribute import Job, chunks, connected, fit_chunk, local_workers, prepare_worker, sent
 from jaxdeblend.catalog.plan import WorkUnit
 from jaxdeblend.catalog.running import Cutter
+from jaxdeblend.runtime.host import MACHINE_CORES, on_all_cores
 from tests import star_field
 from tests.star_field import BANDS, STARS
 
@@ -91,6 +94,19 @@ def test_workers_share_the_machine(client, cache):
     assert set(folders) == {str(cache)} and any(cache.iterdir())
     assert {*cores[0], *cores[1]} == os.sched_getaffinity(0)
     assert len(os.sched_getaffinity(0)) == 1 or not {*cores[0]} & {*cores[1]}
+
+
+def test_workers_compile_what_one_process_does(client):
+    """XLA divides large loops by the number of cores, which changes the last bits of sums."""
+
+    def parts():
+        function = jax.jit(lambda x: jnp.sin(x) * x)
+        with on_all_cores():
+            text = function.lower(jax.ShapeDtypeStruct((3000, 4000), jnp.float32)).compile().as_text()
+        return re.findall(r'"outer_dimension_partitions":\[.*?\]', text)
+
+    expected = parts()
+    assert all(found == expected for found in client.run(parts).values())
 
 
 def test_a_stopped_run_goes_on(exposure, alone, client, tmp_path):
@@ -240,10 +256,14 @@ def test_a_worker_gets_its_share(monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: bound.append(cores))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    monkeypatch.setenv(MACHINE_CORES, "")
+    monkeypatch.setenv("NPROC", "")  # so that it is as before in the end
+    del os.environ["NPROC"]
     for index, device in enumerate(["4", "6", "4"]):
         prepare_worker(SimpleNamespace(name=index), count=3, devices=("4", "6"))
         assert os.environ["CUDA_VISIBLE_DEVICES"] == device
     assert bound == [[0, 3], [1, 8], [2]]
+    assert os.environ[MACHINE_CORES] == "0,1,2,3,8" and os.environ["NPROC"] == "5"
     bound.clear()
     for index in range(7):
         prepare_worker(SimpleNamespace(name=index), count=7)
