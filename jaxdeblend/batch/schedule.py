@@ -124,7 +124,7 @@ class Schedule:
                     return
                 yield from self._finished()
         finally:
-            # whoever interrupts does not wait for what is being compiled or fitted
+            # after an interruption, nobody waits for programs that are being compiled or fits that run
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, source: Iterator[Numbered]) -> bool:

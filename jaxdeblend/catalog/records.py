@@ -377,7 +377,7 @@ def _state(group: list[Outcome]) -> dict[str, object]:
 
 def _parent_row(group: list[Outcome]) -> dict[str, object]:
     """A parent of one or several pieces: the sum of their parts, and the worst of their states."""
-    window = Box.union(one.box for one in group)
+    window = Box.union(outcome.box for outcome in group)
     fitted = [one for one in group if not one.reason]
     return {
         "id": group[0].parent,

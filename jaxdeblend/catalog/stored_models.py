@@ -1,5 +1,6 @@
 """The blends of a store as observed: rendered in a few compiled programs, some sources at a time."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,7 +14,7 @@ from ..instrument.box import Box
 from ..instrument.observation import Observation
 from ..instrument.psf import AbstractPSF, ImagePSF
 from ..io import Exposure, LazyExposure
-from ..model.blend import Blend, Stack
+from ..model.blend import Blend
 from ..model.prior import CenterPrior
 from ..runtime.host import AnyArray
 from ..runtime.programs import Program
@@ -128,7 +129,7 @@ class StoredModels:
         """Window of a parent, which holds those of all of its blends; empty for rows that have no parent."""
         if parent == NO_PARENT:
             return Box((0, 0), (0, 0))
-        return Box.union(self.boxes[number] for number in self.blends_of[parent])
+        return Box.union(self.boxes[blend] for blend in self.blends_of[parent])
 
     def summed(
         self, record: StoredBlend, sources: Int[np.ndarray, " source"] | None = None
@@ -247,18 +248,12 @@ def _part(blend: Blend, sources: Int[np.ndarray, " source"], count: int, edge: i
         source = number[np.asarray(stack.source)]
         kept = np.flatnonzero((source >= 0) & np.asarray(stack.active))
         if len(kept):
-            stacks.append(_padded(stack, kept, source))
+            part = dataclasses.replace(stack.take(kept), source=source[kept].astype(np.int32))
+            stacks.append(part.padded(rung(len(kept), SOURCE_COUNTS)))
     prior = CenterPrior(padded, np.zeros(count, centers.dtype))
     return Blend(
         centers=padded, center_prior=prior, stacks=tuple(stacks), active=np.ones(count, bool), frame=(edge, edge)
     )
-
-
-def _padded(stack: Stack, kept: Int[np.ndarray, " kept"], source: Int[np.ndarray, " component"]) -> Stack:
-    """Some components of a stack, those of new numbers, and dark ones after them."""
-    places = np.resize(kept, rung(len(kept), SOURCE_COUNTS))
-    component = jax.tree.map(lambda array: np.asarray(array)[places], stack.component)
-    return Stack(component, source[places].astype(np.int32), np.arange(len(places)) < len(kept))
 
 
 def _portions(sources: int | Int[np.ndarray, " source"]) -> list[Int[np.ndarray, " some"]]:

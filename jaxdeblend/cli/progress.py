@@ -1,4 +1,4 @@
-"""What a terminal shows while one waits: messages with the seconds that have passed, and bars that move."""
+"""Messages and progress bars for a terminal: stages with the seconds that have passed, and bars with a clock."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""What a terminal shows while one waits."""
+"""Messages and progress bars on a terminal."""
 
 import io
 import logging

@@ -266,7 +266,7 @@ def n_components(blend):
 
 
 def assert_sources_are(blend, expected):
-    """The same sources, in order."""
+    """Compare positions, fluxes and numbers of components, in order."""
     assert len(blend.sources) == len(expected)
     for source, wanted in zip(blend.sources, expected, strict=True):
         np.testing.assert_array_equal(source.center, wanted.center)
